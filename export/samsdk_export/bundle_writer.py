@@ -1,0 +1,178 @@
+"""Writing a bundle: everything into a staging folder, proved there, then renamed into place."""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from samsdk.bundle import GOLDEN, MANIFEST
+from samsdk.errors import OutputError
+from samsdk.golden import write_golden
+from samsdk.manifest import FORMAT
+from samsdk.transforms import Preprocessing
+from samsdk_export.goldens import golden_cases, golden_images
+from samsdk_export.model_card import CARD, model_card
+from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder
+from samsdk_export.parity import CERTIFIED_BACKEND, certify
+from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.models.sam import Sam
+
+ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
+TIER = "exact"
+
+
+def write_bundle(
+    checkpoint: Checkpoint,
+    destination: str | os.PathLike[str],
+    *,
+    name: str,
+    bundle_version: str = "1",
+    progress: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Export a checkpoint to a bundle, which is there only if its parity check passed.
+
+    Args:
+        checkpoint: the model and all that belongs to it.
+        destination: a folder, or a file that ends in `.samsdk`. A bundle that is there already is replaced at the very end;
+            anything else that is there is left alone.
+        name: the model's name.
+        bundle_version: of this bundle.
+        progress: called with a line before each step.
+
+    Returns:
+        The destination.
+
+    Raises:
+        ExportError: a graph breaks the contract.
+        ParityError: the bundle does not compute what the checkpoint computes.
+        OutputError: the destination cannot be written, or is something else than a bundle.
+    """
+    target = Path(destination)
+    _refuse_other_things(target)
+    staging = target.parent / f".{target.name}.exporting-{uuid4().hex[:12]}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
+    except OSError as error:
+        raise OutputError(f"cannot write a bundle to {target}: {error}") from error
+    try:
+        _fill(staging, checkpoint, name, bundle_version, progress)
+        progress("moving the bundle into place")
+        _publish(staging, target)
+    except OSError as error:
+        raise OutputError(f"cannot write a bundle to {target}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _refuse_other_things(target: Path) -> None:
+    if target.suffix == ".samsdk":
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder; a *.samsdk bundle is a file")
+    elif target.exists() and not target.is_dir():
+        raise OutputError(f"{target} is a file; give a folder or a name that ends in .samsdk")
+    elif target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise OutputError(f"{target} holds something else than a bundle and is left alone; give another folder")
+
+
+def _fill(
+    staging: Path, checkpoint: Checkpoint, name: str, bundle_version: str, progress: Callable[[str], None]
+) -> None:
+    progress("building the model")
+    model = checkpoint.build()
+    preprocessing = preprocessing_of(checkpoint)
+    progress("exporting the encoder")
+    (staging / ENCODER).write_bytes(export_encoder(model))
+    progress("exporting the decoder")
+    (staging / DECODER).write_bytes(export_decoder(model))
+    progress("asking the torch model the golden prompts")
+    images = golden_images()
+    (staging / GOLDEN).write_bytes(write_golden(images, golden_cases(model, preprocessing, images)))
+    manifest = _manifest(checkpoint, model, name, bundle_version)
+    (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
+    manifest["files"] = {file.name: _entry(file) for file in sorted(staging.iterdir())}
+    _write_json(staging / MANIFEST, manifest)
+    progress("checking parity in a fresh process")
+    manifest["parity"] = {TIER: {CERTIFIED_BACKEND: certify(staging, TIER)}}
+    _write_json(staging / MANIFEST, manifest)
+
+
+def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
+    """The checkpoint's geometry, intensity and normalisation as the code that carries them out."""
+    return Preprocessing(
+        **checkpoint.geometry,
+        intensity=checkpoint.intensity["rule"],
+        normalisation=checkpoint.normalisation["rule"],
+    )
+
+
+def _manifest(checkpoint: Checkpoint, model: Sam, name: str, bundle_version: str) -> dict[str, Any]:
+    side, decoder = model.embedding_side, model.mask_decoder
+    return {
+        "format": FORMAT,
+        "name": name,
+        "version": bundle_version,
+        "task": "promptable",
+        "geometry": dict(checkpoint.geometry),
+        "intensity": dict(checkpoint.intensity),
+        "normalisation": dict(checkpoint.normalisation),
+        "embedding": {"image_embeddings": [model.prompt_encoder.embed_dim, side, side]},
+        "prompts": dict(checkpoint.prompts),
+        "outputs": {
+            "mask_side": model.prompt_encoder.mask_side,
+            "mask_threshold": 0.0,
+            "multimask_outputs": decoder.num_mask_tokens - 1,
+        },
+        "classes": dict(checkpoint.classes),
+        "licence": dict(checkpoint.licence),
+        "lineage": {
+            **checkpoint.lineage,
+            "exporter": {"samsdk": version("samsdk"), "torch": version("torch"), "onnx": version("onnx"), "opset": OPSET},
+        },
+        "files": {},
+        "tiers": {TIER: {"encoder": ENCODER, "decoder": DECODER, "precision": "float32"}},
+        "parity": {},
+        "accuracy": {},
+    }
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _publish(staging: Path, target: Path) -> None:
+    if target.suffix == ".samsdk":
+        packed = staging / "packed"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(path for path in staging.iterdir() if path != packed):
+                archive.write(file, file.name)
+        packed.replace(target)
+        return
+    old = target.with_name(f"{staging.name}-old")
+    replaced = target.exists()
+    if replaced:
+        target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        if replaced:
+            old.rename(target)
+        raise
+    with suppress(OSError):
+        shutil.rmtree(old)

@@ -1,0 +1,48 @@
+"""`samsdk export`, added to the program by entry point. Imports torch only when it runs, so that other commands start fast."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samsdk import hub
+from samsdk.cli import Report, add_command
+from samsdk.errors import MissingExtraError, SamsdkError
+
+if TYPE_CHECKING:
+    from samsdk_training.checkpoints import Checkpoint
+
+
+def add_export(commands: Any) -> None:
+    """Add the command `export`."""
+    parser = add_command(commands, "export", _run, "turn a checkpoint into a verified bundle")
+    parser.add_argument("checkpoint", help="a checkpoint's folder, or the name of a model (its weights are pulled)")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="BUNDLE", help="folder or *.samsdk file; for a known name, the cache when left out"
+    )
+
+
+def _run(args: argparse.Namespace) -> Report:
+    try:
+        from samsdk_export.bundle_writer import write_bundle
+    except ImportError as error:
+        raise MissingExtraError(f"samsdk export needs {error.name}: pip install 'samsdk[export]'") from error
+    known = args.checkpoint in hub.MODELS and not Path(args.checkpoint).exists()
+    if not known and args.output is None:
+        raise SamsdkError("give the bundle's place with -o")
+    name = args.checkpoint if known else Path(args.checkpoint).resolve().name
+    target = args.output or hub.bundle_path(name)
+    write_bundle(_checkpoint(args.checkpoint, known), target, name=name, progress=_say)
+    return Report({"name": name, "bundle": str(target)}, str(target))
+
+
+def _checkpoint(checkpoint: str, known: bool) -> "Checkpoint":
+    from samsdk_training.checkpoints import load_checkpoint
+    from samsdk_training.importers import import_lite_medsam
+
+    importers = {"lite-medsam": import_lite_medsam}
+    return importers[checkpoint](hub.pull(checkpoint, progress=_say)) if known else load_checkpoint(Path(checkpoint))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""The images and prompts that every bundle is proved with, and the torch model's answers to them.
+
+The images are real: scikit-image's `cell` (a cell under a phase microscope, grey, upright), `immunohistochemistry` (a stained
+section, RGB, square) and a part of `retina` (fundus, RGB, lying), all free of known copyright restrictions, made smaller.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage.data
+import torch
+from numpy.typing import NDArray
+
+from samsdk.golden import GoldenCase, golden_prompt
+from samsdk.prompts import PROMPT_KINDS, DecoderInputs, encode_prompt
+from samsdk.transforms import Preprocessing
+from samsdk_training.models.sam import Sam
+
+_LONGEST = 320
+
+# (image, prompt): every kind of prompt and mixture, one to five points, both labels. Coordinates fit the shrunk images.
+_PROMPTS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (0, {"box": [172.0, 146.0, 240.0, 214.0]}),
+    (0, {"points": [[206.0, 180.0]], "labels": [1]}),
+    (1, {"box": [157.0, 190.0, 239.0, 317.0]}),
+    (1, {"box": [157.0, 190.0, 239.0, 317.0], "points": [[198.0, 250.0], [150.0, 300.0]], "labels": [1, 0]}),
+    (1, {"points": [[198.0, 250.0], [120.0, 230.0]], "labels": [1, 0], "mask_from": 2}),
+    (2, {"box": [38.0, 48.0, 106.0, 128.0]}),
+    (2, {"points": [[80.0, 84.0], [74.0, 76.0], [86.0, 92.0], [150.0, 90.0], [20.0, 20.0]], "labels": [1, 1, 1, 0, 0]}),
+)
+
+
+def golden_images() -> list[NDArray[np.uint8]]:
+    """Three real images: HxW or HxWx3 RGB, uint8, longest side 320."""
+    retina = skimage.data.retina()[400:1000, :1000]
+    return [_shrink(image) for image in (skimage.data.cell(), skimage.data.immunohistochemistry(), retina)]
+
+
+def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    scale = _LONGEST / max(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def golden_cases(model: Sam, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]) -> list[GoldenCase]:
+    """Let the torch model answer the golden prompts.
+
+    Args:
+        model: in evaluation mode, float32.
+        preprocessing: the checkpoint's; the same code prepares the image in the runtime.
+        images: what `golden_images` returns.
+    """
+    prepared = [preprocessing.apply_image(image) for image in images]
+    cases: list[GoldenCase] = []
+    with torch.inference_mode():
+        embeddings = [model.image_encoder(torch.from_numpy(square)) for square, _ in prepared]
+        for index, prompt in _PROMPTS:
+            unanswered = GoldenCase(index, prompt, np.empty(0, np.float32), np.empty(0, np.float32))
+            feeds = encode_prompt(
+                golden_prompt(unanswered, cases),
+                prepared[index][1],
+                preprocessing,
+                model.prompt_encoder.mask_side,
+                PROMPT_KINDS,
+            )
+            logits, scores = torch_answer(model, embeddings[index], feeds)
+            cases.append(GoldenCase(index, prompt, logits, scores))
+    return cases
+
+
+def torch_answer(
+    model: Sam, embedding: torch.Tensor, feeds: DecoderInputs
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The torch model's answer to one prompt, through its own prompt encoder, not through the exported graph's wrapper.
+
+    Args:
+        model: in evaluation mode.
+        embedding: [1, C, E, E].
+        feeds: what the runtime would feed to the decoder.
+
+    Returns:
+        Logits [1 + M, 4E, 4E] and predicted IoU [1 + M].
+    """
+    coords, labels = torch.from_numpy(feeds.point_coords), torch.from_numpy(feeds.point_labels)
+    clicked, cornered = (labels == 0) | (labels == 1), labels >= 2
+    points = (coords[clicked][None], labels[clicked][None]) if clicked.any() else None
+    boxes = coords[cornered].reshape(1, 4) if cornered.any() else None
+    masks = torch.from_numpy(feeds.mask_input)[None, None] if feeds.has_mask_input else None
+    sparse, dense = model.prompt_encoder(points, boxes, masks)
+    answers = [
+        model.mask_decoder(embedding, model.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
+        for multimask in (False, True)
+    ]
+    logits = torch.cat([masks[0] for masks, _ in answers])
+    return logits.numpy(), torch.cat([scores[0] for _, scores in answers]).numpy()

@@ -1,0 +1,135 @@
+"""Tracing the graphs to ONNX, and holding what comes out against the contract."""
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from samsdk.errors import SamsdkError
+from samsdk_export.graphs import (
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_INPUTS,
+    ENCODER_OUTPUTS,
+    DecoderGraph,
+    EncoderGraph,
+)
+from samsdk_training.models.sam import Sam
+
+# The newest that TensorRT 10.3 (JetPack 6.2) and OpenVINO read as well as ONNX Runtime.
+OPSET = 18
+# Operators that keep SAM decoders from building elsewhere (shape tensors, data-dependent shapes, control flow).
+FORBIDDEN_OPERATORS = ("OneHot", "Resize", "NonZero", "Loop", "If", "Scan", "Mod")
+
+
+class ExportError(SamsdkError):
+    """The graph that came out of the exporter breaks the contract; the text lists everything that does."""
+
+
+def export_encoder(model: Sam) -> bytes:
+    """The encoder as an ONNX file: `image` [N, 3, S, S] to `image_embeddings` [N, C, E, E], N dynamic."""
+    side = model.image_size
+    example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    batch = torch.export.Dim("N", min=1, max=64)
+    return _export(EncoderGraph(model), (example,), ENCODER_INPUTS, ENCODER_OUTPUTS, {"image": {0: batch}})
+
+
+def export_decoder(model: Sam) -> bytes:
+    """The prompt encoder and mask decoder as an ONNX file, number of prompts P and of tokens K dynamic."""
+    generator = torch.Generator().manual_seed(0)
+    prompts, tokens, mask_side = 3, 5, model.prompt_encoder.mask_side
+    side, width = model.embedding_side, model.prompt_encoder.embed_dim
+    example = (
+        torch.rand(1, width, side, side, generator=generator),
+        torch.rand(prompts, tokens, 2, generator=generator) * model.image_size,
+        torch.tensor([[1.0, 0.0, 2.0, 3.0, -1.0]]).repeat(prompts, 1),
+        torch.rand(prompts, 1, mask_side, mask_side, generator=generator),
+        torch.tensor([0.0, 1.0, 0.0]),
+    )
+    many, long = torch.export.Dim("P", min=1, max=1024), torch.export.Dim("K", min=1, max=256)
+    shapes = {
+        "image_embeddings": None,
+        "point_coords": {0: many, 1: long},
+        "point_labels": {0: many, 1: long},
+        "mask_input": {0: many},
+        "has_mask_input": {0: many},
+    }
+    return _export(DecoderGraph(model), example, DECODER_INPUTS, DECODER_OUTPUTS, shapes)
+
+
+def _export(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_shapes: Mapping[str, Any],
+) -> bytes:
+    with torch.no_grad(), _quiet_exporter():
+        program = torch.onnx.export(
+            graph.eval(),
+            example,
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dict(dynamic_shapes),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("the ONNX exporter returned nothing")
+    proto = program.model_proto
+    _strip_traces(proto)
+    check_graph(proto, inputs, outputs)
+    return proto.SerializeToString(deterministic=True)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's remarks on torchvision and on its own deprecations from the user, who can do nothing about them."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip_traces(proto: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of source files: it names paths of the exporting machine."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+
+
+def check_graph(proto: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Hold a graph against the contract: names, static rank, operators that build everywhere.
+
+    Raises:
+        ExportError: with everything that breaks the contract.
+    """
+    problems = []
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        problems.append(f"onnx.checker: {error}")
+    for what, expected, values in (("inputs", inputs, proto.graph.input), ("outputs", outputs, proto.graph.output)):
+        names = [value.name for value in values]
+        if names != list(expected):
+            problems.append(f"{what} are {names}, expected {list(expected)}")
+        problems += [f"{value.name} has no rank" for value in values if not value.type.tensor_type.HasField("shape")]
+    operators = Counter(node.op_type for node in proto.graph.node)
+    problems += [f"{operators[name]} x {name}" for name in FORBIDDEN_OPERATORS if name in operators]
+    if problems:
+        raise ExportError("the exported graph breaks the contract: " + "; ".join(problems))

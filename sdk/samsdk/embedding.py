@@ -1,0 +1,86 @@
+"""The handle that an encoded image is: immutable, safe to share between threads, and storable."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samsdk.errors import BundleError
+from samsdk.io.atomic import atomic_write
+from samsdk.transforms import Frame
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What the encoder made of one image; decode as many prompts from it as you like, from any thread.
+
+    Attributes:
+        tensors: name to float32 array, read-only; `image_embeddings` is [1, C, E, E].
+        frame: where the image lies in the network's input square.
+        bundle: identity of the bundle that made it; only the same bundle decodes it.
+        provider: the execution provider that ran the encoder.
+        timings: milliseconds of `preprocess` and `encode`.
+    """
+
+    tensors: Mapping[str, NDArray[np.float32]]
+    frame: Frame
+    bundle: str
+    provider: str
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for tensor in self.tensors.values():
+            tensor.setflags(write=False)
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+        object.__setattr__(self, "timings", MappingProxyType(dict(self.timings)))
+
+    @property
+    def image_embeddings(self) -> NDArray[np.float32]:
+        """The image's embedding, [1, C, E, E] float32, read-only."""
+        return self.tensors["image_embeddings"]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the embedding to an `.npz` file, under a temporary name first.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        about = {
+            "format": _FORMAT,
+            "original_size": self.frame.original_size,
+            "resized_size": self.frame.resized_size,
+            "input_size": self.frame.input_size,
+            "bundle": self.bundle,
+            "provider": self.provider,
+        }
+        arrays: dict[str, NDArray[np.generic]] = {f"tensor_{name}": value for name, value in self.tensors.items()}
+        with atomic_write(path) as file:
+            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Embedding":
+        """Read an embedding that `save` wrote.
+
+        Raises:
+            BundleError: the file is missing or is not an embedding.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                about = json.loads(str(archive["about"]))
+                tensors = {name.removeprefix("tensor_"): archive[name] for name in archive.files if name != "about"}
+            if about["format"] != _FORMAT:
+                raise BundleError(f"{path} is an embedding of format {about['format']}, this samsdk reads {_FORMAT}")
+            original, resized = ((int(size[0]), int(size[1])) for size in (about["original_size"], about["resized_size"]))
+            frame = Frame(original, resized, int(about["input_size"]))
+            if "image_embeddings" not in tensors:
+                raise KeyError("image_embeddings")
+            return cls(tensors, frame, str(about["bundle"]), str(about["provider"]))
+        except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{os.fspath(path)} is not an embedding that samsdk saved: {error}") from error

@@ -1,0 +1,43 @@
+"""What a result or a report has to say of the machine and the libraries that made it."""
+
+import os
+import platform
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, processor and providers of this process, as JSON can hold them; no host name and no user name."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "providers": onnxruntime.get_available_providers(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def peak_memory_mb() -> float | None:
+    """The largest resident memory of this process so far, in MB (1e6 bytes); None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor()
+    except OSError:
+        return platform.processor()

@@ -1,0 +1,71 @@
+"""Intensity rules: from the numbers that a file holds to what a network was trained on.
+
+A rule is a word in the bundle's manifest, never a guess from a file name. Training, export and runtime all call `to_uint8`
+and `normalise`, so that no two of them can differ.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+INTENSITY_RULES: Final = ("uint8_or_minmax",)
+NORMALISATION_RULES: Final = ("minmax",)
+
+
+def to_uint8(image: NDArray[np.generic], rule: str) -> NDArray[np.uint8]:
+    """Bring an image of any dtype to 8 bits by the bundle's intensity rule.
+
+    `uint8_or_minmax` (LiteMedSAM, MedSAM/pre_grey_rgb.py): values that already mean 0-255 are kept; anything else is
+    stretched from its minimum and maximum to 0-255. In detail: uint8 is kept; bool becomes 0 and 255; integers within
+    0-255 are kept; floats within 0-1 are multiplied by 255; floats within 0-255 are rounded; all the rest is stretched.
+
+    Args:
+        image: HxW or HxWx3 array, any real dtype, finite.
+        rule: a name out of `INTENSITY_RULES`.
+
+    Returns:
+        An array of the same shape, uint8.
+
+    Raises:
+        ValueError: the rule is unknown.
+    """
+    if rule not in INTENSITY_RULES:
+        raise ValueError(f"unknown intensity rule {rule!r}, expected one of: {', '.join(INTENSITY_RULES)}")
+    if image.dtype == np.uint8:
+        return image.view(np.uint8)
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(255)
+    low, high = float(image.min()), float(image.max())
+    values = image.astype(np.float64)
+    if low < 0 or high > 255:
+        # A constant image has no range to stretch: it becomes 0, as the published clip of the denominator does.
+        values = (values - low) * (255.0 / max(high - low, 1e-8))
+    elif high <= 1 and np.issubdtype(image.dtype, np.floating):
+        values *= 255.0
+    return np.rint(values).astype(np.uint8)
+
+
+def normalise(image: NDArray[np.uint8], rule: str) -> NDArray[np.float32]:
+    """Turn a resized 8-bit image into what the encoder takes.
+
+    `minmax` (LiteMedSAM): `(x - min) / max(max - min, 1e-8)` over all pixels and channels of the resized image, before
+    it is padded; the range is [0, 1]. There is no mean and no standard deviation.
+
+    Args:
+        image: HxW or HxWx3, uint8.
+        rule: a name out of `NORMALISATION_RULES`.
+
+    Returns:
+        An array of the same shape, float32.
+
+    Raises:
+        ValueError: the rule is unknown.
+    """
+    if rule not in NORMALISATION_RULES:
+        raise ValueError(f"unknown normalisation rule {rule!r}, expected one of: {', '.join(NORMALISATION_RULES)}")
+    low, high = int(image.min()), int(image.max())
+    values = image.astype(np.float32)
+    values -= np.float32(low)
+    values /= np.float32(max(high - low, 1e-8))
+    return values

@@ -1,0 +1,201 @@
+"""The manifest of a bundle (format 1): everything about a model that a device has to know, checked when it is read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from samsdk.errors import BundleError
+from samsdk.intensity import INTENSITY_RULES, NORMALISATION_RULES
+from samsdk.prompts import PROMPT_KINDS
+from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, Preprocessing
+
+FORMAT: Final = 1
+TASKS: Final = ("promptable",)
+MASK_PROMPTS: Final = ("logits",)
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One precision plan that export measured: which graph files make it up, and a word on their precision."""
+
+    encoder: str
+    decoder: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says. Fields that only people read (`licence`, `lineage`, `accuracy`) stay plain JSON.
+
+    Attributes:
+        name: of the model.
+        version: of this bundle.
+        task: `promptable`.
+        preprocessing: geometry, intensity and normalisation.
+        embedding: name to shape without the batch axis, for each output of the encoder; `image_embeddings` is [C, E, E].
+        prompt_kinds: the kinds that the decoder takes, out of `points`, `box`, `mask`.
+        trained_kinds: the kinds that the weights were trained with; the others work, but badly.
+        mask_side: side of the decoder's logits and of its mask input.
+        mask_threshold: logits above it are foreground.
+        multimask_outputs: number of masks after the single one, for ambiguous prompts.
+        classes: id to name, for semantic bundles.
+        files: path within the bundle to {"sha256", "size"}.
+        tiers: name to `Tier`.
+        parity: the certificate: tier, then backend, then its measurements and `passed`.
+    """
+
+    name: str
+    version: str
+    task: str
+    preprocessing: Preprocessing
+    embedding: dict[str, tuple[int, ...]]
+    prompt_kinds: tuple[str, ...]
+    trained_kinds: tuple[str, ...]
+    mask_side: int
+    mask_threshold: float
+    multimask_outputs: int
+    classes: dict[str, str]
+    licence: dict[str, Any]
+    lineage: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    tiers: dict[str, Tier]
+    parity: dict[str, dict[str, Any]]
+    accuracy: dict[str, Any]
+
+    def require_certificate(self, tier: str) -> None:
+        """Raise `BundleError` unless the tier exists and every backend that export tried passed its parity certificate."""
+        if tier not in self.tiers:
+            raise BundleError(f"bundle {self.name!r} has no tier {tier!r}; it has: {', '.join(self.tiers)}")
+        certificates = self.parity.get(tier, {})
+        failed = [backend for backend, measured in certificates.items() if measured.get("passed") is not True]
+        if not certificates or failed:
+            why = f"failed it on {', '.join(failed)}" if failed else "has none"
+            raise BundleError(
+                f"tier {tier!r} of bundle {self.name!r} needs a passed parity certificate and {why}; export it again"
+            )
+
+
+def read_manifest(text: bytes) -> Manifest:
+    """Parse and check `manifest.json`.
+
+    Raises:
+        BundleError: not JSON, another format, or a list of everything that is missing or malformed.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"manifest.json is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"manifest.json must hold one JSON object, got {type(data).__name__}")
+    if data.get("format") != FORMAT:
+        raise BundleError(
+            f"bundle format {data.get('format')!r} is unknown, this samsdk reads format {FORMAT}; "
+            "export the model again or install the samsdk that wrote it"
+        )
+    return _Reader(data).manifest()
+
+
+class _Reader:
+    """Reads one field after the other and collects what is wrong, so that one error names everything."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = data
+        self._problems: list[str] = []
+
+    def _get(self, path: str, kind: type | tuple[type, ...], allowed: tuple[str, ...] = ()) -> Any:
+        value: Any = self._data
+        for key in path.split("."):
+            if not isinstance(value, Mapping) or key not in value:
+                self._problems.append(f"{path} is missing")
+                return None
+            value = value[key]
+        # bool is an int in Python, and never what a manifest means by a number.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self._problems.append(f"{path} has the wrong type: {value!r}")
+            return None
+        words = value if isinstance(value, list) else [value]
+        unknown = [word for word in words if allowed and word not in allowed]
+        if unknown:
+            self._problems.append(f"{path} is {value!r}, expected: {', '.join(allowed)}")
+            return None
+        return value
+
+    def _side(self, path: str) -> int:
+        value = self._get(path, int)
+        if value is not None and not 0 < value <= 8192:
+            self._problems.append(f"{path} must be between 1 and 8192, got {value}")
+        return int(value or 1)
+
+    def _preprocessing(self) -> Preprocessing:
+        return Preprocessing(
+            input_size=self._side("geometry.input_size"),
+            rule=self._get("geometry.rule", str, GEOMETRY_RULES),
+            interpolation=self._get("geometry.interpolation", str, tuple(INTERPOLATIONS)),
+            box_rounding=self._get("geometry.box_rounding", str, BOX_ROUNDINGS),
+            intensity=self._get("intensity.rule", str, INTENSITY_RULES),
+            normalisation=self._get("normalisation.rule", str, NORMALISATION_RULES),
+        )
+
+    def _files(self) -> dict[str, dict[str, Any]]:
+        files: dict[str, dict[str, Any]] = self._get("files", dict) or {}
+        for name, entry in files.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+                self._problems.append(f"files.{name} has no sha256")
+            if not is_safe_name(name):
+                self._problems.append(f"files.{name} leads out of the bundle")
+        return files
+
+    def _tiers(self, files: Mapping[str, Any]) -> dict[str, Tier]:
+        tiers = {}
+        for name in self._get("tiers", dict) or {}:
+            encoder = self._get(f"tiers.{name}.encoder", str)
+            decoder = self._get(f"tiers.{name}.decoder", str)
+            tiers[name] = Tier(encoder, decoder, self._get(f"tiers.{name}.precision", str))
+            self._problems += [f"tiers.{name} names {file}, which files lacks" for file in (encoder, decoder) if file not in files]
+        if not tiers:
+            self._problems.append("tiers names no tier")
+        return tiers
+
+    def _embedding(self) -> dict[str, tuple[int, ...]]:
+        shapes = self._get("embedding", dict) or {}
+        if not isinstance(shapes.get("image_embeddings"), list):
+            self._problems.append("embedding.image_embeddings is missing")
+        for name, shape in shapes.items():
+            if not isinstance(shape, list) or not all(isinstance(side, int) and side > 0 for side in shape):
+                self._problems.append(f"embedding.{name} must be a list of positive sides, got {shape!r}")
+                return {}
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
+    def manifest(self) -> Manifest:
+        """The manifest, or one error that lists all problems."""
+        files = self._files()
+        manifest = Manifest(
+            name=self._get("name", str),
+            version=self._get("version", str),
+            task=self._get("task", str, TASKS),
+            preprocessing=self._preprocessing(),
+            embedding=self._embedding(),
+            prompt_kinds=tuple(self._get("prompts.kinds", list, PROMPT_KINDS) or ()),
+            trained_kinds=tuple(self._get("prompts.trained", list, PROMPT_KINDS) or ()),
+            mask_side=self._side("outputs.mask_side"),
+            mask_threshold=float(self._get("outputs.mask_threshold", (int, float)) or 0.0),
+            multimask_outputs=int(self._get("outputs.multimask_outputs", int) or 0),
+            classes=self._get("classes", dict) or {},
+            licence=self._get("licence", dict) or {},
+            lineage=self._get("lineage", dict) or {},
+            files=files,
+            tiers=self._tiers(files),
+            parity=self._get("parity", dict) or {},
+            accuracy=self._get("accuracy", dict) or {},
+        )
+        self._get("prompts.mask", str, MASK_PROMPTS)
+        if self._problems:
+            raise BundleError("manifest.json is not a valid format 1 manifest: " + "; ".join(self._problems))
+        return manifest
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a file name stays inside the bundle: relative, forward slashes, no `..`, no drive letter."""
+    parts = name.split("/")
+    return bool(name) and "\\" not in name and ":" not in name and not any(part in ("", ".", "..") for part in parts)

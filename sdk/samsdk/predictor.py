@@ -1,0 +1,323 @@
+"""The predictor: encode an image once, decode each prompt."""
+
+import os
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samsdk import hub
+from samsdk.backends import Backend
+from samsdk.backends.onnxruntime import OnnxRuntimeBackend, Providers
+from samsdk.bundle import Bundle
+from samsdk.embedding import Embedding
+from samsdk.errors import BackendError, BundleError, PromptError
+from samsdk.io.images import as_array, image_key
+from samsdk.masks import upsample_logits, upsample_region
+from samsdk.prompts import DecoderInputs, Prompt, encode_prompt
+from samsdk.results import Result
+
+DEFAULT_TIER: Final = "exact"
+# Embeddings that `segment` keeps: a user goes back and forth between a few images; LiteMedSAM's are 4 MB each.
+_KEPT_EMBEDDINGS: Final = 8
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str | Providers = "auto",
+    threads: int | None = None,
+    tier: str | None = None,
+) -> "Predictor":
+    """Load a bundle.
+
+    Args:
+        model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
+            default one.
+        device: `auto` (may fall back to the CPU, with a warning), `cpu`, `cuda`, or a list of ONNX Runtime providers.
+        threads: threads of one call on the CPU; None leaves it to the engine.
+        tier: the precision plan; None is `exact`.
+
+    Raises:
+        BundleError: no such bundle, or it is damaged, unknown or not certified.
+        BackendError: the device was asked for by name and is not there.
+    """
+    return Predictor(Bundle.open(hub.resolve_bundle(model)), device=device, threads=threads, tier=tier)
+
+
+class Predictor:
+    """A bundle that is ready to run.
+
+    `encode`, `decode`, `decode_batch` and `segment` may be called from several threads at once. `set_image`, `predict` and
+    `reset_image` are a drop-in for `segment_anything.SamPredictor` and, like it, hold one image: use one predictor per thread
+    for them, or the embedding handles.
+
+    Args:
+        bundle: an opened bundle.
+        device: see `load`.
+        threads: see `load`.
+        tier: see `load`.
+        require_certificate: False only where the certificate is being made.
+
+    Raises:
+        BundleError: the tier is not there or not certified.
+        BackendError: the device was asked for by name and is not there.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | Providers = "auto",
+        threads: int | None = None,
+        tier: str | None = None,
+        require_certificate: bool = True,
+    ) -> None:
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self.tier = tier or DEFAULT_TIER
+        if require_certificate:
+            self.manifest.require_certificate(self.tier)
+        plan = self.manifest.tiers[self.tier]
+        self._encoder: Backend = OnnxRuntimeBackend(bundle.read(plan.encoder), device, threads)
+        self._decoder: Backend = OnnxRuntimeBackend(bundle.read(plan.decoder), device, threads)
+        self._identity = bundle.identity
+        self.mask_threshold = self.manifest.mask_threshold
+        self._kept: OrderedDict[str, Embedding] = OrderedDict()
+        self._lock = threading.Lock()
+        self._current: Embedding | None = None
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs the decoder."""
+        return self._decoder.provider
+
+    def encode(self, image: object) -> Embedding:
+        """Run the encoder on one image.
+
+        Args:
+            image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of uint8,
+                uint16, other integers, bool or floats, or a PIL image.
+
+        Returns:
+            The handle that `decode` takes.
+
+        Raises:
+            ImageError: the image cannot be read or used.
+            BackendError: the engine failed, or its output is not finite.
+        """
+        start = time.perf_counter()
+        pixels, frame = self.manifest.preprocessing.apply_image(as_array(image))
+        prepared = time.perf_counter()
+        tensors = self._encoder.run({"image": pixels})
+        for name, tensor in tensors.items():
+            _check_finite(tensor, name)
+        done = time.perf_counter()
+        timings = {"preprocess": (prepared - start) * 1e3, "encode": (done - prepared) * 1e3}
+        return Embedding(tensors, frame, self._identity, self._encoder.provider, timings)
+
+    def decode(
+        self,
+        embedding: Embedding,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        multimask: bool = False,
+    ) -> Result:
+        """Segment what one prompt points at.
+
+        Args:
+            embedding: what `encode` returned.
+            points: [K, 2], (x, y) in pixels of the image as given.
+            labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
+            box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
+            mask: [H, W] bool or integers, or the low-res logits of a former result.
+            multimask: return the masks for ambiguous prompts instead of the single one.
+
+        Raises:
+            PromptError: the prompt is malformed or of a kind that the bundle lacks.
+            BundleError: another bundle made the embedding.
+            BackendError: the engine failed, or its output is not finite.
+        """
+        return self.decode_batch(embedding, [Prompt(points, labels, box, mask)], multimask=multimask)[0]
+
+    def decode_batch(
+        self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool = False
+    ) -> list[Result]:
+        """Segment what each of many prompts points at.
+
+        Prompts with the same number of points and box corners share one engine call. They are not padded to a common
+        number: a padding token takes part in attention and would change the mask.
+
+        Args:
+            embedding: what `encode` returned.
+            prompts: any number of prompts; all are checked before any is run.
+            multimask: see `decode`.
+
+        Returns:
+            One result per prompt, in their order. `timings["decode"]` is the engine call's share of one prompt.
+
+        Raises:
+            PromptError, BundleError, BackendError: as `decode`.
+        """
+        if embedding.bundle != self._identity:
+            raise BundleError(f"the embedding was made by bundle {embedding.bundle}, this predictor runs {self._identity}")
+        if multimask and self.manifest.multimask_outputs == 0:
+            raise PromptError("this bundle has no masks for ambiguous prompts; leave multimask out")
+        inputs = [self._encode_prompt(prompt, embedding) for prompt in prompts]
+        groups: dict[int, list[int]] = {}
+        for index, feeds in enumerate(inputs):
+            groups.setdefault(len(feeds.point_labels), []).append(index)
+        results: dict[int, Result] = {}
+        for members in groups.values():
+            answers = self._run_decoder(embedding, [inputs[index] for index in members], multimask)
+            results.update(zip(members, answers, strict=True))
+        return [results[index] for index in range(len(prompts))]
+
+    def _encode_prompt(self, prompt: Prompt, embedding: Embedding) -> DecoderInputs:
+        manifest = self.manifest
+        feeds = encode_prompt(
+            prompt, embedding.frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds
+        )
+        if not set(prompt.kinds) & set(manifest.trained_kinds):
+            warnings.warn(
+                f"{manifest.name!r} was trained with {' and '.join(manifest.trained_kinds)} prompts only, got "
+                f"{' and '.join(prompt.kinds)}: expect a poor mask",
+                UserWarning,
+                stacklevel=4,
+            )
+        return feeds
+
+    def _run_decoder(self, embedding: Embedding, inputs: Sequence[DecoderInputs], multimask: bool) -> list[Result]:
+        start = time.perf_counter()
+        outputs = self._decoder.run(
+            {
+                **embedding.tensors,
+                "point_coords": np.stack([feeds.point_coords for feeds in inputs]),
+                "point_labels": np.stack([feeds.point_labels for feeds in inputs]),
+                "mask_input": np.stack([feeds.mask_input for feeds in inputs])[:, None],
+                "has_mask_input": np.array([feeds.has_mask_input for feeds in inputs], dtype=np.float32),
+            }
+        )
+        decode = (time.perf_counter() - start) * 1e3 / len(inputs)
+        wanted = slice(1, None) if multimask else slice(0, 1)
+        logits, scores = outputs["low_res_masks"][:, wanted], outputs["iou_predictions"][:, wanted]
+        _check_finite(logits, "low_res_masks")
+        _check_finite(scores, "iou_predictions")
+        return [self._result(embedding, *answer, decode) for answer in zip(logits, scores, strict=True)]
+
+    def _result(
+        self, embedding: Embedding, logits: NDArray[np.float32], scores: NDArray[np.float32], decode: float
+    ) -> Result:
+        start = time.perf_counter()
+        regions = tuple(upsample_region(one, embedding.frame, self.mask_threshold) for one in logits)
+        postprocess = (time.perf_counter() - start) * 1e3
+        timings = {**embedding.timings, "decode": decode, "postprocess": postprocess}
+        return Result(regions, scores, logits, self.manifest.classes, timings, self.provider, self._identity)
+
+    def segment(
+        self,
+        image: object,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        multimask: bool = False,
+    ) -> Result:
+        """Encode and decode in one call; the embeddings of the last images are kept, so a second click is one decode.
+
+        Arguments, result and errors are those of `encode` and `decode`.
+        """
+        key = image_key(image)
+        with self._lock:
+            embedding = self._kept.get(key)
+        if embedding is None:
+            embedding = self.encode(image)
+            kept = replace(embedding, timings={"preprocess": 0.0, "encode": 0.0})
+            with self._lock:
+                self._kept[key] = kept
+                while len(self._kept) > _KEPT_EMBEDDINGS:
+                    self._kept.popitem(last=False)
+        else:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+        return self.decode(embedding, points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+
+    def set_image(self, image: object, image_format: str = "RGB") -> None:
+        """Encode an image for the following calls of `predict`; as `SamPredictor.set_image`.
+
+        Args:
+            image: see `encode`.
+            image_format: order of an array's colour channels, `RGB` or `BGR`.
+
+        Raises:
+            ImageError: the image cannot be read or used.
+            ValueError: the format is neither.
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
+        self.reset_image()
+        pixels: NDArray[np.generic] = as_array(image)
+        if image_format == "BGR" and pixels.ndim == 3:
+            pixels = pixels[..., ::-1]
+        self._current = self.encode(pixels)
+
+    def predict(
+        self,
+        point_coords: NDArray[Any] | None = None,
+        point_labels: NDArray[Any] | None = None,
+        box: NDArray[Any] | None = None,
+        mask_input: NDArray[Any] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[NDArray[np.bool_] | NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Segment what a prompt points at in the image that was set; as `SamPredictor.predict`.
+
+        Args:
+            point_coords: [K, 2], (x, y) in pixels of the image as given.
+            point_labels: [K], 1 for the object and 0 for what is not.
+            box: (x0, y0, x1, y1) in pixels of the image as given.
+            mask_input: [1, 4E, 4E] low-res logits of a former call.
+            multimask_output: return three masks for an ambiguous prompt, else one.
+            return_logits: return masks as logits [M, H, W] float32 instead of bool.
+
+        Returns:
+            (masks [M, H, W] bool, iou_predictions [M] float32, low_res_logits [M, 4E, 4E] float32).
+
+        Raises:
+            PromptError: no image is set, or the prompt is malformed.
+        """
+        embedding = self._require_image()
+        result = self.decode(
+            embedding, points=point_coords, labels=point_labels, box=box, mask=mask_input, multimask=multimask_output
+        )
+        masks = upsample_logits(result.low_res_logits, embedding.frame) if return_logits else result.masks
+        return masks, result.scores, result.low_res_logits
+
+    def get_image_embedding(self) -> NDArray[np.float32]:
+        """The embedding of the image that was set, [1, C, E, E] float32, read-only; as `SamPredictor`'s."""
+        return self._require_image().image_embeddings
+
+    def reset_image(self) -> None:
+        """Forget the image that was set."""
+        self._current = None
+
+    def _require_image(self) -> Embedding:
+        if self._current is None:
+            raise PromptError("an image must be set with .set_image(...) before .predict(...)")
+        return self._current
+
+
+def _check_finite(tensor: NDArray[np.float32], name: str) -> None:
+    if not np.isfinite(tensor).all():
+        raise BackendError(f"the engine's output {name} holds NaN or infinity; run `samsdk doctor` on this device")

@@ -1,0 +1,154 @@
+"""Results: masks of the image as given, with where they came from, and the files that can be made of them."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samsdk.errors import ImageError, OutputError
+from samsdk.intensity import to_uint8
+from samsdk.io.atomic import atomic_write
+from samsdk.io.images import as_array, write_png
+from samsdk.masks import Region, encode_rle, polygons
+
+SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
+# Okabe and Ito's orange: told apart from grey, fundus red and stain purple by people with any colour vision.
+OVERLAY_COLOUR: Final = (230, 159, 0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one prompt.
+
+    Attributes:
+        regions: M masks, each stored over its own box.
+        scores: [M] float32, the model's own estimate of each mask's IoU.
+        low_res_logits: [M, 4E, 4E] float32 logits over the network's input square; one of them, as it is, can be the
+            next prompt's `mask`.
+        labels: class id to name for semantic bundles, else empty.
+        timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are 0.0 when the image's
+            embedding was there already.
+        provider: the execution provider that ran the decoder.
+        bundle: name and content hash of the bundle.
+    """
+
+    regions: tuple[Region, ...]
+    scores: NDArray[np.float32]
+    low_res_logits: NDArray[np.float32]
+    labels: Mapping[str, str]
+    timings: Mapping[str, float]
+    provider: str
+    bundle: str
+
+    @property
+    def best(self) -> int:
+        """Index of the mask with the highest score."""
+        return int(np.argmax(self.scores))
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """The best mask, [H, W] bool, the size of the image as given."""
+        return self.regions[self.best].full()
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """All masks, [M, H, W] bool, in the order of `scores`."""
+        return np.stack([region.full() for region in self.regions])
+
+    @property
+    def score(self) -> float:
+        """The best mask's score."""
+        return float(self.scores[self.best])
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """Tight box of the best mask, (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None when it is empty."""
+        return self.regions[self.best].box
+
+    @property
+    def area(self) -> int:
+        """Number of pixels of the best mask."""
+        return self.regions[self.best].area
+
+    def polygons(self) -> list[NDArray[np.int32]]:
+        """Outer contours of the best mask, [N, 2] arrays of (x, y) pixel centres; holes are filled."""
+        return polygons(self.regions[self.best])
+
+    def rle(self) -> dict[str, list[int] | str]:
+        """The best mask in COCO's compressed run-length encoding."""
+        return encode_rle(self.mask)
+
+    def overlay(self, image: object, *, opacity: float = 0.45) -> NDArray[np.uint8]:
+        """Draw the best mask and its outline on the image.
+
+        Args:
+            image: the image that was segmented, in any form that `samsdk.segment` takes.
+            opacity: of the mask's colour, 0 to 1.
+
+        Returns:
+            [H, W, 3] uint8, RGB.
+
+        Raises:
+            ImageError: the image is of another size.
+        """
+        pixels = to_uint8(as_array(image), "uint8_or_minmax")
+        size = self.regions[self.best].size
+        if pixels.shape[:2] != size:
+            raise ImageError(f"overlay needs the image that was segmented, {size} (H, W), got {pixels.shape[:2]}")
+        canvas = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
+        colour = np.array(OVERLAY_COLOUR, dtype=np.float32)
+        canvas[self.mask] = (canvas[self.mask] * (1 - opacity) + colour * opacity).astype(np.uint8)
+        thickness = max(1, max(size) // 400)
+        cv2.polylines(canvas, [outline.reshape(-1, 1, 2) for outline in self.polygons()], True, OVERLAY_COLOUR, thickness)
+        return canvas
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON can hold it; the mask as COCO run-length encoding."""
+        height, width = self.regions[self.best].size
+        return {
+            "size": [height, width],
+            "score": self.score,
+            "scores": [float(score) for score in self.scores],
+            "area": self.area,
+            "box": list(self.box) if self.box else None,
+            "rle": self.rle(),
+            "labels": dict(self.labels),
+            "timings": {stage: round(value, 3) for stage, value in self.timings.items()},
+            "provider": self.provider,
+            "bundle": self.bundle,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result, by the path's suffix, under a temporary name first.
+
+        `.png`: the best mask, 0 and 255. `.npz`: `masks`, `scores`, `low_res_logits`. `.json`: `to_dict()`. `.nii.gz`: the
+        best mask as uint8 (axes x, y, 1; identity affine), needs the extra `medical`.
+
+        Raises:
+            OutputError: the suffix is none of these, or the file cannot be written.
+            MissingExtraError: `.nii.gz` without nibabel.
+        """
+        name = Path(path).name.lower()
+        if name.endswith(".png"):
+            write_png(path, self.mask)
+        elif name.endswith(".npz"):
+            with atomic_write(path) as file:
+                np.savez_compressed(
+                    file, allow_pickle=False, masks=self.masks, scores=self.scores, low_res_logits=self.low_res_logits
+                )
+        elif name.endswith(".json"):
+            with atomic_write(path) as file:
+                file.write(json.dumps(self.to_dict(), indent=1).encode())
+        elif name.endswith(".nii.gz"):
+            from samsdk.io.nifti import write_mask
+
+            write_mask(path, self.mask)
+        else:
+            raise OutputError(f"cannot write {os.fspath(path)}: expected a name that ends in {', '.join(SUFFIXES)}")

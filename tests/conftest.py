@@ -1,0 +1,94 @@
+"""What the tests of all rooms share: a tiny model with random weights, exported once, and real images that packages carry."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from numpy.typing import NDArray
+
+import samsdk
+from samsdk_export.bundle_writer import write_bundle
+from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
+from samsdk_training.models.tiny_vit import TinyViTConfig
+
+# The labelled images that development uses; never committed, and no test needs them.
+SHARED_DATA = Path(os.environ.get("SAMSDK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def tiny_config() -> SamConfig:
+    """A model of LiteMedSAM's architecture, small enough for a second: 64-pixel input, 16x16 embedding."""
+    return SamConfig(
+        encoder=TinyViTConfig(
+            image_size=64,
+            embed_dims=(8, 16),
+            depths=(1, 1),
+            num_heads=(1, 2),
+            window_sizes=(7, 7),
+            strides=(4,),
+            out_channels=32,
+        ),
+        decoder=DecoderConfig(depth=2, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32),
+        mask_channels=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Checkpoint:
+    torch.manual_seed(7)
+    model = build_sam(tiny_config())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Random instead of initial values, so that no term of the model (biases, norms, attention bias) is 0 or 1.
+            parameter.add_(torch.randn_like(parameter) * (0.1 if "norm" in name else 0.15))
+    return Checkpoint(
+        model=tiny_config().to_dict(),
+        geometry={"rule": "longest_pad_br", "input_size": 64, "interpolation": "area", "box_rounding": "truncate"},
+        intensity={"rule": "uint8_or_minmax"},
+        normalisation={"rule": "minmax"},
+        prompts={"kinds": ["points", "box", "mask"], "trained": ["points", "box", "mask"], "mask": "logits"},
+        classes={},
+        licence={"id": "CC0-1.0", "source": "random weights", "attribution": "none"},
+        lineage={"recipe": "random weights", "sha256": "0" * 64},
+        state=model.state_dict(),
+    )
+
+
+@pytest.fixture(scope="session")
+def exported_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the tiny model, made by the real exporter. Do not change it: copy it with `tiny_bundle`."""
+    return write_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "tiny", name="tiny")
+
+
+@pytest.fixture
+def tiny_bundle(exported_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    return Path(shutil.copytree(exported_bundle, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def predictor(exported_bundle: Path) -> samsdk.Predictor:
+    return samsdk.load(exported_bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def cell() -> NDArray[np.uint8]:
+    """A grey, upright image, 660x550: one bright cell."""
+    return skimage.data.cell()
+
+
+@pytest.fixture(scope="session")
+def tissue() -> NDArray[np.uint8]:
+    """An RGB, square image, 512x512: a stained section."""
+    return skimage.data.immunohistochemistry()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no labelled images at {SHARED_DATA}; set SAMSDK_DATA to their folder")
+    return SHARED_DATA

@@ -1,0 +1,271 @@
+"""Checkpoints: a folder with `model.safetensors` and `model.json`, which together know the whole model.
+
+`model.json` says what the tensors are for (architecture, geometry, intensity rule, classes, licence, lineage) and holds
+the SHA-256 of the tensor file, so that neither passes with another checkpoint's half. Nothing here touches pickle.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from samsdk.errors import SamsdkError
+from samsdk_training.models.sam import Sam, SamConfig, build_sam
+
+FORMAT = 1
+TENSORS_FILE = "model.safetensors"
+JSON_FILE = "model.json"
+
+_SECTIONS = ("model", "geometry", "intensity", "normalisation", "prompts", "classes", "licence", "lineage")
+_FIELDS = {"format", *_SECTIONS, "tensors"}
+
+
+class CheckpointError(SamsdkError, ValueError):
+    """A checkpoint is missing, damaged, of an unknown format, or its tensors are not those of its model.
+
+    Attributes:
+        problems: Everything that was found wrong, one text each.
+    """
+
+    def __init__(self, summary: str, problems: Iterable[str] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join([summary, *self.problems]))
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model with all that is needed to use it. The dictionaries hold JSON types only.
+
+    Attributes:
+        model: Architecture and configuration, as `SamConfig.to_dict` gives them.
+        geometry: How an image becomes the square input.
+        intensity: How values of any depth become 8-bit.
+        normalisation: How 8-bit values become the network's input.
+        prompts: Kinds of prompt that the model takes, those that it was trained with, and the kind of its mask prompt.
+        classes: Name of each class by its number as text; empty for a model without classes.
+        licence: Licence, source and attribution of the weights.
+        lineage: Where the weights came from.
+        state: The tensors by their official state-dict keys.
+    """
+
+    model: dict[str, Any]
+    geometry: dict[str, Any]
+    intensity: dict[str, Any]
+    normalisation: dict[str, Any]
+    prompts: dict[str, Any]
+    classes: dict[str, str]
+    licence: dict[str, Any]
+    lineage: dict[str, Any]
+    state: dict[str, Tensor] = field(repr=False)
+
+    def build(self) -> Sam:
+        """Build the model with these weights, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: The configuration is not valid, or tensors are missing, unexpected or of the wrong shape.
+        """
+        self.check()
+        sam = build_sam(SamConfig.from_dict(self.model))
+        sam.load_state_dict(self.state)
+        return sam.eval()
+
+    def check(self) -> None:
+        """Compare configuration and tensors without building the model.
+
+        Raises:
+            CheckpointError: As for `build`; the text lists every problem.
+        """
+        problems = state_problems(self.model, self.state)
+        if problems:
+            raise CheckpointError("the tensors of this checkpoint are not those of its model:", problems)
+
+
+def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
+    """List what keeps tensors from loading into a model.
+
+    Args:
+        model: Configuration as `SamConfig.to_dict` gives it.
+        state: Tensors by state-dict key.
+
+    Returns:
+        One text for each missing, unexpected or wrongly shaped tensor, sorted by key; empty if they fit.
+    """
+    try:
+        # On the meta device a model costs no memory and no initialisation.
+        with torch.device("meta"):
+            expected = build_sam(SamConfig.from_dict(model)).state_dict()
+    except ValueError as error:
+        return [f"the configuration is not valid: {error}"]
+    problems = []
+    for key in sorted(expected.keys() | state.keys()):
+        if key not in state:
+            problems.append(f"missing: {key} {tuple(expected[key].shape)}")
+        elif key not in expected:
+            problems.append(f"unexpected: {key} {tuple(state[key].shape)}")
+        elif state[key].shape != expected[key].shape:
+            problems.append(f"wrong shape: {key}: expected {tuple(expected[key].shape)}, got {tuple(state[key].shape)}")
+    return problems
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> None:
+    """Write a checkpoint so that the folder holds all of it or is not touched.
+
+    The files are written into a hidden folder beside the target, flushed to disk, and that folder is renamed. An
+    earlier checkpoint in the target is replaced, by two renames: killed between them, the target is absent and both
+    checkpoints lie beside it, whole.
+
+    Args:
+        checkpoint: What to write; checked first, so that nothing is saved which would not load.
+        folder: Target folder; missing parents are made. It may hold an earlier checkpoint, but nothing else.
+
+    Raises:
+        CheckpointError: The checkpoint does not pass `Checkpoint.check`, a dictionary is not JSON, the target holds
+            other files, or the system refuses the write.
+    """
+    checkpoint.check()
+    # Not Path.resolve: a link given as the target should be seen as what it is below, not followed and renamed away.
+    target = Path(folder).absolute()
+    _expect_replaceable(target)
+    partial = target.with_name(f".{target.name[-40:]}.{uuid4().hex}.partial")
+    try:
+        try:
+            partial.mkdir(parents=True)
+            _write_files(checkpoint, partial)
+            _publish(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot write the checkpoint {str(target)!r}: {error}; check rights and space"
+        ) from error
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint and verify all of it: format, fields, hash, tensors against the configuration.
+
+    Args:
+        folder: The folder with `model.json` and `model.safetensors`.
+
+    Returns:
+        The checkpoint, tensors on the CPU, bit for bit as they were saved.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, the format is not known, or the tensors are not those of the
+            model; the text lists every problem.
+    """
+    source = Path(folder)
+    absent = [f"missing file: {name}" for name in (JSON_FILE, TENSORS_FILE) if not (source / name).is_file()]
+    if absent:
+        raise CheckpointError(f"{str(source)!r} is not a checkpoint folder:", absent)
+    content = _read_json(source / JSON_FILE)
+    state = _read_tensors(source / TENSORS_FILE, content["tensors"]["sha256"])
+    checkpoint = Checkpoint(**{name: content[name] for name in _SECTIONS}, state=state)
+    try:
+        checkpoint.check()
+    except CheckpointError as error:
+        raise CheckpointError(f"the checkpoint {str(source)!r} does not hold together:", error.problems) from None
+    return checkpoint
+
+
+def _expect_replaceable(target: Path) -> None:
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise CheckpointError(f"cannot write the checkpoint {str(target)!r}: expected a folder, got a file or a link")
+    # A whole folder is replaced, so a wrong path must not take a user's other files with it.
+    others = sorted(path.name for path in target.iterdir() if path.name not in (JSON_FILE, TENSORS_FILE))
+    if others:
+        raise CheckpointError(
+            f"cannot write the checkpoint {str(target)!r}: the folder holds other files; choose another one:",
+            others[:10],
+        )
+
+
+def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
+    # Copies, because safetensors refuses tensors that share memory and those that are not contiguous.
+    tensors = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, tensor in checkpoint.state.items()
+    }
+    save_file(tensors, folder / TENSORS_FILE)
+    content: dict[str, Any] = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in _SECTIONS}}
+    content["tensors"] = {"file": TENSORS_FILE, "sha256": _sha256(folder / TENSORS_FILE)}
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint's description is not plain JSON: {error}") from error
+    (folder / JSON_FILE).write_text(text + "\n", encoding="utf-8")
+    for path in (folder / TENSORS_FILE, folder / JSON_FILE):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _publish(partial: Path, target: Path) -> None:
+    if not target.exists():
+        partial.replace(target)
+        return
+    # No system renames a folder over one that is not empty.
+    earlier = partial.with_suffix(".earlier")
+    target.replace(earlier)
+    try:
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            earlier.replace(target)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r}: expected a JSON object, got {type(content).__name__}")
+    if type(content.get("format")) is not int or content["format"] != FORMAT:
+        raise CheckpointError(
+            f"{str(path)!r}: expected checkpoint format {FORMAT}, got {content.get('format')!r}; "
+            "a newer format needs a newer samsdk"
+        )
+    problems = [f"missing field: {name}" for name in sorted(_FIELDS - content.keys())]
+    problems += [f"unknown field: {name}" for name in sorted(content.keys() - _FIELDS)]
+    problems += [
+        f"field {name}: expected an object, got {type(content[name]).__name__}"
+        for name in (*_SECTIONS, "tensors")
+        if name in content and not isinstance(content[name], dict)
+    ]
+    if not problems and not isinstance(content["tensors"].get("sha256"), str):
+        problems.append("field tensors: expected the sha256 of the tensor file")
+    if problems:
+        raise CheckpointError(f"{str(path)!r} is not a checkpoint description:", problems)
+    return content
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    try:
+        found = _sha256(path)
+        if found != sha256:
+            raise CheckpointError(
+                f"{str(path)!r} is damaged or belongs to another checkpoint: expected sha256 {sha256}, got {found}"
+            )
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read as safetensors: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,21 @@
+"""The models in torch, written here without torchvision or timm, with the state-dict keys of the published weights."""
+
+from samsdk_training.models.layer_norm import LayerNorm2d
+from samsdk_training.models.mask_decoder import MaskDecoder
+from samsdk_training.models.prompt_encoder import PromptEncoder
+from samsdk_training.models.sam import Sam, SamConfig, build_sam, lite_medsam_config
+from samsdk_training.models.tiny_vit import TinyViT, TinyViTConfig
+from samsdk_training.models.transformer import TwoWayTransformer
+
+__all__ = [
+    "LayerNorm2d",
+    "MaskDecoder",
+    "PromptEncoder",
+    "Sam",
+    "SamConfig",
+    "TinyViT",
+    "TinyViTConfig",
+    "TwoWayTransformer",
+    "build_sam",
+    "lite_medsam_config",
+]
