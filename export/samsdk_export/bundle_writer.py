@@ -136,7 +136,12 @@ def _manifest(checkpoint: Checkpoint, model: Sam, name: str, bundle_version: str
         "licence": dict(checkpoint.licence),
         "lineage": {
             **checkpoint.lineage,
-            "exporter": {"samsdk": version("samsdk"), "torch": version("torch"), "onnx": version("onnx"), "opset": OPSET},
+            "exporter": {
+                "samsdk": version("samsdk"),
+                "torch": version("torch"),
+                "onnx": version("onnx"),
+                "opset": OPSET,
+            },
         },
         "files": {},
         "tiers": {TIER: {"encoder": ENCODER, "decoder": DECODER, "precision": "float32"}},

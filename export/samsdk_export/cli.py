@@ -18,7 +18,11 @@ def add_export(commands: Any) -> None:
     parser = add_command(commands, "export", _run, "turn a checkpoint into a verified bundle")
     parser.add_argument("checkpoint", help="a checkpoint's folder, or the name of a model (its weights are pulled)")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="BUNDLE", help="folder or *.samsdk file; for a known name, the cache when left out"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="BUNDLE",
+        help="folder or *.samsdk file; for a known name, the cache when left out",
     )
 
 

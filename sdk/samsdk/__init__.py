@@ -1,9 +1,9 @@
 """Promptable medical segmentation on edge devices: encode an image once, decode each prompt in milliseconds.
 
-    import samsdk
-    result = samsdk.segment("scan.png", box=(40, 60, 210, 190))
-    result.mask            # (H, W) bool, the size of the image that was given
-    result.save("mask.png")
+import samsdk
+result = samsdk.segment("scan.png", box=(40, 60, 210, 190))
+result.mask            # (H, W) bool, the size of the image that was given
+result.save("mask.png")
 """
 
 import os

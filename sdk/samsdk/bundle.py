@@ -105,7 +105,11 @@ def _read(path: Path, name: str, limit: int | None = None) -> bytes:
                 raise BundleError(f"{name} in {path} is larger than {limit} bytes")
             return archive.read(info)
     except (KeyError, FileNotFoundError) as error:
-        what = "is not a bundle: it has no manifest.json" if name == MANIFEST else f"lacks {name}, which its manifest lists"
+        what = (
+            "is not a bundle: it has no manifest.json"
+            if name == MANIFEST
+            else f"lacks {name}, which its manifest lists"
+        )
         raise BundleError(f"{path} {what}; export the bundle or copy it to this machine again") from error
     except (OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{name} in {path} cannot be read: {error}") from error

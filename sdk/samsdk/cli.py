@@ -117,7 +117,9 @@ def _box(text: str) -> list[float]:
 def _add_segment(commands: Subparsers) -> None:
     parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at")
     parser.add_argument("image", type=Path, help="image file")
-    parser.add_argument("--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable")
+    parser.add_argument(
+        "--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable"
+    )
     parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="tight box, x1 and y1 exclusive")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="mask of the image's size, not zero is the object")
     parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
@@ -212,7 +214,9 @@ def _run_info(args: argparse.Namespace) -> Report:
 
 
 def _add_doctor(commands: Subparsers) -> None:
-    parser = add_command(commands, "doctor", _run_doctor, "check that a bundle computes on this device what was validated")
+    parser = add_command(
+        commands, "doctor", _run_doctor, "check that a bundle computes on this device what was validated"
+    )
     parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
 
 

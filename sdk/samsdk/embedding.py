@@ -77,7 +77,9 @@ class Embedding:
                 tensors = {name.removeprefix("tensor_"): archive[name] for name in archive.files if name != "about"}
             if about["format"] != _FORMAT:
                 raise BundleError(f"{path} is an embedding of format {about['format']}, this samsdk reads {_FORMAT}")
-            original, resized = ((int(size[0]), int(size[1])) for size in (about["original_size"], about["resized_size"]))
+            original, resized = (
+                (int(size[0]), int(size[1])) for size in (about["original_size"], about["resized_size"])
+            )
             frame = Frame(original, resized, int(about["input_size"]))
             if "image_embeddings" not in tensors:
                 raise KeyError("image_embeddings")

@@ -152,7 +152,9 @@ class _Reader:
             encoder = self._get(f"tiers.{name}.encoder", str)
             decoder = self._get(f"tiers.{name}.decoder", str)
             tiers[name] = Tier(encoder, decoder, self._get(f"tiers.{name}.precision", str))
-            self._problems += [f"tiers.{name} names {file}, which files lacks" for file in (encoder, decoder) if file not in files]
+            self._problems += [
+                f"tiers.{name} names {file}, which files lacks" for file in (encoder, decoder) if file not in files
+            ]
         if not tiers:
             self._problems.append("tiers names no tier")
         return tiers

@@ -149,9 +149,7 @@ class Predictor:
         """
         return self.decode_batch(embedding, [Prompt(points, labels, box, mask)], multimask=multimask)[0]
 
-    def decode_batch(
-        self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool = False
-    ) -> list[Result]:
+    def decode_batch(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool = False) -> list[Result]:
         """Segment what each of many prompts points at.
 
         Prompts with the same number of points and box corners share one engine call. They are not padded to a common
@@ -169,7 +167,9 @@ class Predictor:
             PromptError, BundleError, BackendError: as `decode`.
         """
         if embedding.bundle != self._identity:
-            raise BundleError(f"the embedding was made by bundle {embedding.bundle}, this predictor runs {self._identity}")
+            raise BundleError(
+                f"the embedding was made by bundle {embedding.bundle}, this predictor runs {self._identity}"
+            )
         if multimask and self.manifest.multimask_outputs == 0:
             raise PromptError("this bundle has no masks for ambiguous prompts; leave multimask out")
         inputs = [self._encode_prompt(prompt, embedding) for prompt in prompts]

@@ -164,9 +164,7 @@ def _check_box(box: ArrayLike, frame: Frame) -> NDArray[np.float64]:
     return array
 
 
-def _check_mask(
-    mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mask_side: int
-) -> NDArray[np.float32]:
+def _check_mask(mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mask_side: int) -> NDArray[np.float32]:
     array = np.asarray(mask)
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]

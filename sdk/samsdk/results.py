@@ -106,7 +106,9 @@ class Result:
         colour = np.array(OVERLAY_COLOUR, dtype=np.float32)
         canvas[self.mask] = (canvas[self.mask] * (1 - opacity) + colour * opacity).astype(np.uint8)
         thickness = max(1, max(size) // 400)
-        cv2.polylines(canvas, [outline.reshape(-1, 1, 2) for outline in self.polygons()], True, OVERLAY_COLOUR, thickness)
+        cv2.polylines(
+            canvas, [outline.reshape(-1, 1, 2) for outline in self.polygons()], True, OVERLAY_COLOUR, thickness
+        )
         return canvas
 
     def to_dict(self) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class OnnxRuntimeBackend:
         first = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
         if self.provider != first:
             # ONNX Runtime falls back on its own when a provider's libraries do not load, and only logs it.
-            text = f"{first} could not be started (see ONNX Runtime's log), {self.provider} would run instead; " + _REPAIR
+            text = (
+                f"{first} could not be started (see ONNX Runtime's log), {self.provider} would run instead; " + _REPAIR
+            )
             if device != "auto":
                 raise BackendError(text)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -59,7 +61,9 @@ class OnnxRuntimeBackend:
         return dict(zip(self._outputs, values, strict=True))
 
 
-_REPAIR: Final = "for an NVIDIA GPU run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`, or use device='cpu'"
+_REPAIR: Final = (
+    "for an NVIDIA GPU run `pip uninstall onnxruntime` and `pip install onnxruntime-gpu`, or use device='cpu'"
+)
 
 
 def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str, Any]]]:
@@ -77,7 +81,9 @@ def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str,
         names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
         lacking = [name for name in names if name not in available]
         if lacking or not wanted:
-            raise BackendError(f"this onnxruntime has no {', '.join(lacking) or 'empty list'}; it has: {', '.join(available)}")
+            raise BackendError(
+                f"this onnxruntime has no {', '.join(lacking) or 'empty list'}; it has: {', '.join(available)}"
+            )
         return wanted
     if device not in DEVICES:
         raise BackendError(f"unknown device {device!r}, expected one of: {', '.join(DEVICES)}, or a provider list")
