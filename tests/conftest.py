@@ -1,4 +1,4 @@
-"""What the tests of all rooms share: a tiny model with random weights, exported once, and real images that packages carry."""
+"""What the tests of all rooms share: a tiny random model, exported once, and real images that packages carry."""
 
 import os
 import shutil

@@ -41,8 +41,8 @@ def write_bundle(
 
     Args:
         checkpoint: the model and all that belongs to it.
-        destination: a folder, or a file that ends in `.samsdk`. A bundle that is there already is replaced at the very end;
-            anything else that is there is left alone.
+        destination: a folder, or a file that ends in `.samsdk`. A bundle that is there already is replaced at the very
+            end; anything else that is there is left alone.
         name: the model's name.
         bundle_version: of this bundle.
         progress: called with a line before each step.

@@ -1,4 +1,4 @@
-"""`samsdk export`, added to the program by entry point. Imports torch only when it runs, so that other commands start fast."""
+"""`samsdk export`, added to the program by entry point. It imports torch only when it runs: others stay fast."""
 
 import argparse
 import sys

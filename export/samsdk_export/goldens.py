@@ -1,7 +1,8 @@
 """The images and prompts that every bundle is proved with, and the torch model's answers to them.
 
-The images are real: scikit-image's `cell` (a cell under a phase microscope, grey, upright), `immunohistochemistry` (a stained
-section, RGB, square) and a part of `retina` (fundus, RGB, lying), all free of known copyright restrictions, made smaller.
+The images are real: scikit-image's `cell` (a cell under a phase microscope, grey, upright), `immunohistochemistry` (a
+stained section, RGB, square) and a part of `retina` (fundus, RGB, lying), all free of known copyright restrictions,
+made smaller.
 """
 
 from typing import Any
@@ -33,8 +34,12 @@ _PROMPTS: tuple[tuple[int, dict[str, Any]], ...] = (
 
 def golden_images() -> list[NDArray[np.uint8]]:
     """Three real images: HxW or HxWx3 RGB, uint8, longest side 320."""
-    retina = skimage.data.retina()[400:1000, :1000]
-    return [_shrink(image) for image in (skimage.data.cell(), skimage.data.immunohistochemistry(), retina)]
+    images: list[NDArray[np.uint8]] = [
+        skimage.data.cell(),
+        skimage.data.immunohistochemistry(),
+        skimage.data.retina()[400:1000, :1000],
+    ]
+    return [_shrink(image) for image in images]
 
 
 def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""The two graphs of a bundle as modules with the contract's inputs and outputs; control flow is settled here, not in the models.
+"""The two graphs of a bundle as modules with the contract's inputs and outputs; control flow is settled here.
 
-Names are those of Segment Anything's ONNX model (`segment_anything/utils/onnx.py`, Apache-2.0). Unlike it, the decoder takes
-any number of prompts at once and knows no image size: upsampling happens outside.
+Names are those of Segment Anything's ONNX model (`segment_anything/utils/onnx.py`, Apache-2.0). Unlike it, the decoder
+takes any number of prompts at once and knows no image size: upsampling happens outside.
 """
 
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode images, float32, preprocessed as the manifest says."""
-        return self.image_encoder(image)
+        embedding: Tensor = self.image_encoder(image)
+        return embedding
 
 
 class DecoderGraph(nn.Module):
@@ -52,8 +53,8 @@ class DecoderGraph(nn.Module):
             has_mask_input: [P] float32, 1 or 0.
 
         Returns:
-            `low_res_masks` [P, M, 4E, 4E] logits and `iou_predictions` [P, M]; the first of the M masks is the single one, the
-            others are for ambiguous prompts.
+            `low_res_masks` [P, M, 4E, 4E] logits and `iou_predictions` [P, M]; the first of the M masks is the single
+            one, the others are for ambiguous prompts.
         """
         sparse = self.prompt_encoder.embed_points(point_coords, point_labels)
         has_mask = has_mask_input.reshape(-1, 1, 1, 1)

@@ -6,8 +6,8 @@ CARD = "MODEL_CARD.md"
 
 _TEMPLATE = """# {name}
 
-Version {version}, a samsdk bundle of format {format}. **For research; not a medical device.** Do not use it to diagnose or to
-treat.
+Version {version}, a samsdk bundle of format {format}. **For research; not a medical device.** Do not use it to
+diagnose or to treat.
 
 | | |
 |---|---|
@@ -27,14 +27,15 @@ Interactive outlining of objects in medical images by people who look at every m
 
 ## Limits
 
-Prompts of other kinds than those it was trained with are accepted and give poor masks. The predicted score is the model's own
-estimate of the mask's IoU and is not calibrated. Nothing was tested on patients; check it on your own images.
+Prompts of other kinds than those it was trained with are accepted and give poor masks. The predicted score is the
+model's own estimate of the mask's IoU and is not calibrated. Nothing was tested on patients; check it on your own
+images.
 
 ## Proof
 
-`manifest.json` holds the parity certificate: how far this bundle's answers are from those of the weights in PyTorch on the golden
-images in `golden.npz`. `samsdk doctor` repeats that measurement on your device. The golden images are scikit-image's `cell`,
-`immunohistochemistry` and `retina`.
+`manifest.json` holds the parity certificate: how far this bundle's answers are from those of the weights in PyTorch on
+the golden images in `golden.npz`. `samsdk doctor` repeats that measurement on your device. The golden images are
+scikit-image's `cell`, `immunohistochemistry` and `retina`.
 """
 
 

@@ -86,12 +86,13 @@ def _export(
     proto = program.model_proto
     _strip_traces(proto)
     check_graph(proto, inputs, outputs)
-    return proto.SerializeToString(deterministic=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks on torchvision and on its own deprecations from the user, who can do nothing about them."""
+    """Keep back the exporter's remarks on torchvision and its own deprecations: the user can do nothing about them."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

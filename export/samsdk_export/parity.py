@@ -1,7 +1,7 @@
 """The parity check, in a process of its own: `python -m samsdk_export.parity BUNDLE TIER` prints one JSON object.
 
-A fresh process, because only then is what ran the thing that was written to disk, with no torch loaded beside it. This module
-therefore imports the runtime alone.
+A fresh process, because only then is what ran the thing that was written to disk, with no torch loaded beside it. This
+module therefore imports the runtime alone.
 """
 
 import json
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
     bundle, tier = argv
     predictor = Predictor(Bundle.open(bundle), device="cpu", tier=tier, require_certificate=False)
     certificate = measure_parity(predictor).to_dict()
-    # The Dice change on a calibration set is measured for tiers of lower precision; full precision is held by the bounds.
+    # The Dice change on a calibration set is measured for tiers of lower precision; full precision is held by the
+    # bounds.
     sys.stdout.write(json.dumps({**certificate, "dice_change": None}))
     return 0
 

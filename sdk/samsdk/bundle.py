@@ -1,4 +1,4 @@
-"""Bundles on disk: a folder, or the same files in one uncompressed zip `*.samsdk`. Every byte that is used is checked."""
+"""Bundles on disk: a folder, or the same files in one uncompressed zip `*.samsdk`. Every byte in use is checked."""
 
 import hashlib
 import os
@@ -32,8 +32,8 @@ class Bundle:
         """Open a bundle and check it whole.
 
         Raises:
-            BundleError: there is none, a file is missing or changed, the format is unknown, or a zip member's name leads
-                out of the bundle.
+            BundleError: there is none, a file is missing or changed, the format is unknown, or a zip member's name
+                leads out of the bundle.
         """
         location = Path(path)
         if not location.exists():

@@ -1,8 +1,8 @@
 """The errors that the runtime raises.
 
-Every text says what was expected, what came, and what to do about it. All of them derive from `SamsdkError`, so that one
-`except` catches whatever this package raises on purpose; each also derives from the built-in exception that a caller who
-does not know this package would reach for.
+Every text says what was expected, what came, and what to do about it. All of them derive from `SamsdkError`, so that
+one `except` catches whatever this package raises on purpose; each also derives from the built-in exception that a
+caller who does not know this package would reach for.
 """
 
 

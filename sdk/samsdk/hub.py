@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 from samsdk.errors import BundleError, DownloadError
 from samsdk.io.locks import exclusive_lock
@@ -105,14 +105,26 @@ def resolve_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     return bundle
 
 
-def list_models() -> list[dict[str, str | int | None]]:
+class ModelRow(TypedDict):
+    """What `list_models` says of one known model; `weights` and `bundle` are paths, None if not there."""
+
+    name: str
+    package: str
+    licence: str
+    note: str
+    size: int
+    weights: str | None
+    bundle: str | None
+
+
+def list_models() -> list[ModelRow]:
     """List the known models and what of them is in the cache.
 
     Returns:
         One dictionary a model: `name`, `package` (with version), `licence`, `note`, `size` of the weights in bytes,
         `weights` and `bundle` (paths, None if not there). The hashes are not checked.
     """
-    rows: list[dict[str, str | int | None]] = []
+    rows: list[ModelRow] = []
     for name, source in MODELS.items():
         weights, bundle = weights_path(name), bundle_path(name)
         rows.append(

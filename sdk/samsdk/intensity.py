@@ -1,7 +1,7 @@
 """Intensity rules: from the numbers that a file holds to what a network was trained on.
 
-A rule is a word in the bundle's manifest, never a guess from a file name. Training, export and runtime all call `to_uint8`
-and `normalise`, so that no two of them can differ.
+A rule is a word in the bundle's manifest, never a guess from a file name. Training, export and runtime all call
+`to_uint8` and `normalise`, so that no two of them can differ.
 """
 
 from typing import Final

@@ -33,7 +33,8 @@ class Manifest:
         version: of this bundle.
         task: `promptable`.
         preprocessing: geometry, intensity and normalisation.
-        embedding: name to shape without the batch axis, for each output of the encoder; `image_embeddings` is [C, E, E].
+        embedding: name to shape without the batch axis, for each output of the encoder; `image_embeddings` is
+            [C, E, E].
         prompt_kinds: the kinds that the decoder takes, out of `points`, `box`, `mask`.
         trained_kinds: the kinds that the weights were trained with; the others work, but badly.
         mask_side: side of the decoder's logits and of its mask input.
@@ -64,7 +65,7 @@ class Manifest:
     accuracy: dict[str, Any]
 
     def require_certificate(self, tier: str) -> None:
-        """Raise `BundleError` unless the tier exists and every backend that export tried passed its parity certificate."""
+        """Raise `BundleError` unless the tier exists and passed its certificate on every backend that export tried."""
         if tier not in self.tiers:
             raise BundleError(f"bundle {self.name!r} has no tier {tier!r}; it has: {', '.join(self.tiers)}")
         certificates = self.parity.get(tier, {})

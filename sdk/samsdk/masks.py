@@ -183,7 +183,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, list[int] | str]:
 
 
 def _compress_counts(counts: list[int]) -> str:
-    """COCO's text form of run lengths (cocoapi, maskApi.c, rleToString): 5 bits a character, differences from the third on."""
+    """COCO's text form of run lengths (cocoapi, rleToString): 5 bits a character, differences from the third on."""
     text = []
     for index, count in enumerate(counts):
         value = count - counts[index - 2] if index > 2 else count

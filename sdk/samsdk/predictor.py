@@ -54,9 +54,9 @@ def load(
 class Predictor:
     """A bundle that is ready to run.
 
-    `encode`, `decode`, `decode_batch` and `segment` may be called from several threads at once. `set_image`, `predict` and
-    `reset_image` are a drop-in for `segment_anything.SamPredictor` and, like it, hold one image: use one predictor per thread
-    for them, or the embedding handles.
+    `encode`, `decode`, `decode_batch` and `segment` may be called from several threads at once. `set_image`, `predict`
+    and `reset_image` are a drop-in for `segment_anything.SamPredictor` and, like it, hold one image: use one predictor
+    per thread for them, or the embedding handles.
 
     Args:
         bundle: an opened bundle.
@@ -102,8 +102,8 @@ class Predictor:
         """Run the encoder on one image.
 
         Args:
-            image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of uint8,
-                uint16, other integers, bool or floats, or a PIL image.
+            image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of
+                uint8, uint16, other integers, bool or floats, or a PIL image.
 
         Returns:
             The handle that `decode` takes.

@@ -70,8 +70,8 @@ def encode_prompt(
 ) -> DecoderInputs:
     """Check one prompt and turn it into the decoder's feeds.
 
-    The order of tokens is Meta's: points, then the two box corners; without a box one padding point is appended, because
-    SAM was trained with it.
+    The order of tokens is Meta's: points, then the two box corners; without a box one padding point is appended,
+    because SAM was trained with it.
 
     Args:
         prompt: what the user gave.

@@ -33,8 +33,8 @@ class Result:
         low_res_logits: [M, 4E, 4E] float32 logits over the network's input square; one of them, as it is, can be the
             next prompt's `mask`.
         labels: class id to name for semantic bundles, else empty.
-        timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are 0.0 when the image's
-            embedding was there already.
+        timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are 0.0 when the
+            image's embedding was there already.
         provider: the execution provider that ran the decoder.
         bundle: name and content hash of the bundle.
     """
@@ -130,8 +130,8 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result, by the path's suffix, under a temporary name first.
 
-        `.png`: the best mask, 0 and 255. `.npz`: `masks`, `scores`, `low_res_logits`. `.json`: `to_dict()`. `.nii.gz`: the
-        best mask as uint8 (axes x, y, 1; identity affine), needs the extra `medical`.
+        `.png`: the best mask, 0 and 255. `.npz`: `masks`, `scores`, `low_res_logits`. `.json`: `to_dict()`. `.nii.gz`:
+        the best mask as uint8 (axes x, y, 1; identity affine), needs the extra `medical`.
 
         Raises:
             OutputError: the suffix is none of these, or the file cannot be written.

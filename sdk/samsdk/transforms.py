@@ -38,7 +38,8 @@ class Preprocessing:
         rule: geometry. `longest_pad_br`: the longest side becomes `input_size`, the aspect ratio stays, zeros fill the
             right and the bottom.
         interpolation: `area` (antialiased when shrinking) or `linear`.
-        box_rounding: `truncate` cuts box corners to whole pixels of the square, as LiteMedSAM was trained; `none` does not.
+        box_rounding: `truncate` cuts box corners to whole pixels of the square, as LiteMedSAM was trained; `none` does
+            not.
         intensity: how any dtype becomes 8 bits, see `samsdk.intensity.to_uint8`.
         normalisation: how 8 bits become the encoder's floats, see `samsdk.intensity.normalise`.
     """

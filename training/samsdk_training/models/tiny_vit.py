@@ -8,6 +8,7 @@ TinyViT: Wu et al., 2022, https://github.com/microsoft/Cream (MIT); as an encode
 import itertools
 import math
 import operator
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -233,17 +234,9 @@ class Stage(nn.Module):
         return x
 
 
-class PatchEmbed(nn.Module):
-    """Two point-wise convolutions; LiteMedSAM's stem keeps the full resolution."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.seq = nn.Sequential(ConvNorm(3, dim // 2), nn.GELU(), ConvNorm(dim // 2, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, 3, S, S] to [N, C, S, S]."""
-        out: Tensor = self.seq(x)
-        return out
+def _stem(dim: int) -> nn.Sequential:
+    # LiteMedSAM's stem keeps the full resolution. The outer layer is there for the published key, `seq`.
+    return nn.Sequential(OrderedDict(seq=nn.Sequential(ConvNorm(3, dim // 2), nn.GELU(), ConvNorm(dim // 2, dim))))
 
 
 class TinyViT(nn.Module):
@@ -256,7 +249,7 @@ class TinyViT(nn.Module):
     def __init__(self, config: TinyViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbed(config.embed_dims[0])
+        self.patch_embed = _stem(config.embed_dims[0])
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -1,0 +1,113 @@
+"""What the tests of the training room share: the numerical oracle, randomised modules, a measure of error."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samsdk_training.models import SamConfig, TinyViTConfig
+from samsdk_training.models.sam import DecoderConfig
+
+# What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch. None of it is used.
+TORCHVISION = {
+    "torchvision": (),
+    "torchvision.ops": (),
+    "torchvision.ops.boxes": ("batched_nms", "box_area"),
+    "torchvision.transforms": (),
+    "torchvision.transforms.functional": ("resize", "to_pil_image"),
+}
+
+
+@pytest.fixture(scope="session")
+def segment_anything() -> types.ModuleType:
+    """The `modeling` package of segment-anything; `sys.modules` is afterwards as it was before."""
+    before = dict(sys.modules)
+    try:
+        for name, members in TORCHVISION.items():
+            stub = types.ModuleType(name)
+            for member in members:
+                setattr(stub, member, None)
+            sys.modules[name] = stub
+        return importlib.import_module("segment_anything.modeling")
+    finally:
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("torchvision", "segment_anything"):
+                del sys.modules[name]
+        sys.modules.update({k: v for k, v in before.items() if k not in sys.modules})
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_recipe() -> types.ModuleType:
+    """The module that draws the image and the weights of the TinyViT goldens."""
+    path = Path(__file__).parent / "goldens" / "tiny_vit_recipe.py"
+    spec = importlib.util.spec_from_file_location("tiny_vit_recipe", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def relative_error() -> Callable[[Tensor, Tensor], float]:
+    """Largest difference over the largest expected magnitude; shapes must agree, so that nothing broadcasts."""
+
+    def measure(got: Tensor, expected: Tensor) -> float:
+        assert got.shape == expected.shape
+        assert got.dtype == expected.dtype
+        return ((got - expected).abs().max() / expected.abs().max()).item() if expected.numel() else 0.0
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[[nn.Module, int], None]:
+    """Move every parameter and statistic away from the value of a new model, so that none can be left out unseen."""
+
+    def draw(module: nn.Module, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for key, tensor in module.state_dict().items():
+                if not tensor.is_floating_point():
+                    continue
+                noise = torch.randn(tensor.shape, generator=generator)
+                if key.endswith("running_var"):
+                    noise = noise.abs()
+                spread = 0.02 if tensor.ndim > 1 and "attention_biases" not in key else 0.2
+                tensor.add_(spread * noise.to(tensor.dtype))
+
+    return draw
+
+
+@pytest.fixture
+def small_config() -> SamConfig:
+    """A model of the full structure that runs in milliseconds: input 64, embedding 16, windows that need padding."""
+    return SamConfig(
+        encoder=TinyViTConfig(
+            image_size=64,
+            embed_dims=(8, 16, 16, 32),
+            depths=(1, 1, 2, 1),
+            num_heads=(1, 2, 2, 4),
+            window_sizes=(7, 7, 14, 7),
+            out_channels=32,
+        ),
+        decoder=DecoderConfig(num_heads=4, mlp_dim=64, iou_head_hidden_dim=32),
+        mask_channels=8,
+    )
+
+
+@pytest.fixture
+def lite_medsam_weights() -> Path:
+    """The published weights in this user's cache; the test is skipped where they have not been fetched."""
+    from samsdk.hub import weights_path
+
+    path = weights_path("lite-medsam")
+    if not path.is_file():
+        pytest.skip("the LiteMedSAM weights are not in the cache; `samsdk models pull lite-medsam` fetches them")
+    return path
