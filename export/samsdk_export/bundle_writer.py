@@ -55,7 +55,8 @@ def write_bundle(
         ParityError: the bundle does not compute what the checkpoint computes.
         OutputError: the destination cannot be written, or is something else than a bundle.
     """
-    target = Path(destination)
+    # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
+    target = Path(destination).resolve()
     _refuse_other_things(target)
     staging = target.parent / f".{target.name}.exporting-{uuid4().hex[:12]}"
     try:
@@ -71,17 +72,42 @@ def write_bundle(
         raise OutputError(f"cannot write a bundle to {target}: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
+    return Path(destination)
 
 
 def _refuse_other_things(target: Path) -> None:
     if target.suffix == ".samsdk":
         if target.is_dir():
             raise OutputError(f"{target} is a folder; a *.samsdk bundle is a file")
+        if target.exists() and not _is_packed_bundle(target):
+            raise OutputError(f"{target} is something else than a bundle and is left alone; give another name")
     elif target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file; give a folder or a name that ends in .samsdk")
-    elif target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+    elif target.is_dir() and any(target.iterdir()) and not _is_bundle_folder(target):
         raise OutputError(f"{target} holds something else than a bundle and is left alone; give another folder")
+
+
+def _is_packed_bundle(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return MANIFEST in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _is_bundle_folder(folder: Path) -> bool:
+    """Whether a folder holds a bundle's files and no others.
+
+    Other programs have a `manifest.json` too, and the whole folder is removed when it is replaced.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        own = {MANIFEST, *manifest["files"]}
+        return all(isinstance(entry["sha256"], str) for entry in manifest["files"].values()) and all(
+            path.relative_to(folder).as_posix() in own for path in folder.rglob("*") if not path.is_dir()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _fill(
@@ -166,7 +192,10 @@ def _publish(staging: Path, target: Path) -> None:
         packed = staging / "packed"
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(path for path in staging.iterdir() if path != packed):
-                archive.write(file, file.name)
+                # A fixed date and mode, so that the same checkpoint gives the same file.
+                member = zipfile.ZipInfo(file.name)
+                member.external_attr = 0o644 << 16
+                archive.writestr(member, file.read_bytes())
         packed.replace(target)
         return
     old = target.with_name(f"{staging.name}-old")

@@ -130,7 +130,8 @@ def check_graph(proto: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence
         if names != list(expected):
             problems.append(f"{what} are {names}, expected {list(expected)}")
         problems += [f"{value.name} has no rank" for value in values if not value.type.tensor_type.HasField("shape")]
-    operators = Counter(node.op_type for node in proto.graph.node)
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    operators = Counter(node.op_type for node in nodes)
     problems += [f"{operators[name]} x {name}" for name in FORBIDDEN_OPERATORS if name in operators]
     if problems:
         raise ExportError("the exported graph breaks the contract: " + "; ".join(problems))

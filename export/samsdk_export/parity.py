@@ -49,8 +49,12 @@ def certify(bundle: Path, tier: str) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Measure one tier and print the certificate."""
     bundle, tier = argv
-    predictor = Predictor(Bundle.open(bundle), device="cpu", tier=tier, require_certificate=False)
-    certificate = measure_parity(predictor).to_dict()
+    try:
+        predictor = Predictor(Bundle.open(bundle), device="cpu", tier=tier, require_certificate=False)
+        certificate = measure_parity(predictor).to_dict()
+    except SamsdkError as error:
+        sys.stderr.write(str(error))
+        return 1
     # The Dice change on a calibration set is measured for tiers of lower precision; full precision is held by the
     # bounds.
     sys.stdout.write(json.dumps({**certificate, "dice_change": None}))

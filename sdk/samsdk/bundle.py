@@ -13,6 +13,9 @@ MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.npz"
 # A manifest is a few kB; a gigabyte of it is an attack or an accident.
 _MANIFEST_LIMIT: Final = 2**24
+# What zipfile raises on damaged files: beside its own class, RuntimeError for members marked as encrypted,
+# NotImplementedError (one of those) for unknown features, EOFError for sizes that are not there, ValueError for names.
+_ZIP_ERRORS: Final = (OSError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError)
 
 
 class Bundle:
@@ -83,8 +86,13 @@ def stamp(path: Path) -> tuple[str, int]:
 def _check_zip(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise BundleError(f"{path} is neither a folder nor a zip file (*.samsdk)")
-    with zipfile.ZipFile(path) as archive:
-        bad = [name for name in archive.namelist() if not is_safe_name(name.rstrip("/"))]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # `orig_filename`, because on Windows zipfile itself turns a backslash into a slash.
+            names = [info.orig_filename for info in archive.infolist()]
+    except _ZIP_ERRORS as error:
+        raise BundleError(f"{path} is a damaged zip file: {error}; copy it to this machine again") from error
+    bad = [name for name in names if not is_safe_name(name.removesuffix("/"))]
     if bad:
         raise BundleError(f"{path} holds names that lead out of the bundle and is refused: {', '.join(bad)}")
 
@@ -111,5 +119,5 @@ def _read(path: Path, name: str, limit: int | None = None) -> bytes:
             else f"lacks {name}, which its manifest lists"
         )
         raise BundleError(f"{path} {what}; export the bundle or copy it to this machine again") from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{name} in {path} cannot be read: {error}") from error
+    except _ZIP_ERRORS as error:
+        raise BundleError(f"{name} in {path} cannot be read: {error}; copy it to this machine again") from error

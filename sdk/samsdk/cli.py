@@ -50,15 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report: Report = args.run(args)
     except SamsdkError as error:
-        if args.json:
-            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
-        print(f"samsdk: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return _fail(args, type(error).__name__, str(error))
     except KeyboardInterrupt:
-        print("samsdk: interrupted; nothing half-written was left", file=sys.stderr)
-        return 1
+        return _fail(args, "KeyboardInterrupt", "interrupted; nothing half-written was left")
     print(json.dumps(report.data) if args.json else report.text)
     return int(report.failed)
+
+
+def _fail(args: argparse.Namespace, kind: str, message: str) -> int:
+    if args.json:
+        print(json.dumps({"error": {"type": kind, "message": message}}))
+    print(f"samsdk: {kind}: {message}", file=sys.stderr)
+    return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,8 +136,9 @@ def _run_segment(args: argparse.Namespace) -> Report:
     labels = [point[2] for point in args.point] if args.point else None
     image = read_image(args.image)
     mask = read_image(args.mask) if args.mask else None
-    if mask is not None and mask.ndim == 3:
-        mask = mask.max(axis=2)
+    if mask is not None:
+        # Whatever the file's dtype: floats would be taken for logits.
+        mask = (mask != 0) if mask.ndim == 2 else (mask != 0).any(axis=2)
     result = samsdk.segment(
         image, points=points, labels=labels, box=args.box, mask=mask, model=args.model, device=args.device
     )

@@ -6,6 +6,7 @@ Export writes them, its parity check and `samsdk doctor` replay them through the
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -79,19 +80,22 @@ def read_golden(bundle: Bundle) -> tuple[list[NDArray[np.uint8]], list[GoldenCas
     """The golden images and cases of a bundle.
 
     Raises:
-        BundleError: the bundle has none, or the file is damaged.
+        BundleError: the bundle has none, or the file is damaged or holds NaN.
     """
     try:
         with np.load(io.BytesIO(bundle.read(GOLDEN)), allow_pickle=False) as archive:
             prompts = json.loads(str(archive["prompts"]))
             masks, scores = archive["low_res_masks"], archive["iou_predictions"]
             images = [archive[f"image_{index}"] for index in range(sum(name[:6] == "image_" for name in archive.files))]
-    except (KeyError, ValueError) as error:
+        cases = [
+            GoldenCase(entry["image"], entry["prompt"], mask, score)
+            for entry, mask, score in zip(prompts, masks, scores, strict=True)
+        ]
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{GOLDEN} in {bundle.path} cannot be read: {error}") from error
-    cases = [
-        GoldenCase(entry["image"], entry["prompt"], mask, score)
-        for entry, mask, score in zip(prompts, masks, scores, strict=True)
-    ]
+    # Every comparison with NaN is false, so a bound could be held against it unseen.
+    if not cases or not np.isfinite(masks).all() or not np.isfinite(scores).all():
+        raise BundleError(f"{GOLDEN} in {bundle.path} proves nothing: it holds no case, or NaN or infinite answers")
     return images, cases
 
 

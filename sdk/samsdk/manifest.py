@@ -13,6 +13,7 @@ from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, Pre
 FORMAT: Final = 1
 TASKS: Final = ("promptable",)
 MASK_PROMPTS: Final = ("logits",)
+_MEASUREMENTS: Final = ("max_logit_difference", "mean_mask_iou")
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,15 @@ class Manifest:
     parity: dict[str, dict[str, Any]]
     accuracy: dict[str, Any]
 
-    def require_certificate(self, tier: str) -> None:
-        """Raise `BundleError` unless the tier exists and passed its certificate on every backend that export tried."""
+    def plan(self, tier: str) -> Tier:
+        """The files of a tier; `BundleError` when there is none of this name."""
         if tier not in self.tiers:
             raise BundleError(f"bundle {self.name!r} has no tier {tier!r}; it has: {', '.join(self.tiers)}")
+        return self.tiers[tier]
+
+    def require_certificate(self, tier: str) -> None:
+        """Raise `BundleError` unless the tier exists and passed its certificate on every backend that export tried."""
+        self.plan(tier)
         certificates = self.parity.get(tier, {})
         failed = [backend for backend, measured in certificates.items() if measured.get("passed") is not True]
         if not certificates or failed:
@@ -85,11 +91,11 @@ def read_manifest(text: bytes) -> Manifest:
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise BundleError(f"manifest.json must hold one JSON object, got {type(data).__name__}")
-    if data.get("format") != FORMAT:
+    if type(data.get("format")) is not int or data["format"] != FORMAT:
         raise BundleError(
             f"bundle format {data.get('format')!r} is unknown, this samsdk reads format {FORMAT}; "
             "export the model again or install the samsdk that wrote it"
@@ -154,11 +160,43 @@ class _Reader:
             decoder = self._get(f"tiers.{name}.decoder", str)
             tiers[name] = Tier(encoder, decoder, self._get(f"tiers.{name}.precision", str))
             self._problems += [
-                f"tiers.{name} names {file}, which files lacks" for file in (encoder, decoder) if file not in files
+                f"tiers.{name} names {file}, which files lacks"
+                for file in (encoder, decoder)
+                if file is not None and file not in files
             ]
         if not tiers:
             self._problems.append("tiers names no tier")
         return tiers
+
+    def _kinds(self, path: str) -> tuple[str, ...]:
+        kinds = self._get(path, list, PROMPT_KINDS)
+        if kinds == []:
+            self._problems.append(f"{path} names no kind, expected some of: {', '.join(PROMPT_KINDS)}")
+        return tuple(kinds or ())
+
+    def _threshold(self) -> float:
+        value = self._get("outputs.mask_threshold", (int, float))
+        # Python reads NaN and Infinity as JSON numbers; with either, every mask would be empty or full.
+        if value is not None and not -1e6 <= value <= 1e6:
+            self._problems.append(f"outputs.mask_threshold must be a logit, between -1e6 and 1e6, got {value}")
+            return 0.0
+        return float(value or 0)
+
+    def _count(self, path: str) -> int:
+        value = self._get(path, int)
+        if value is not None and not 0 <= value <= 8192:
+            self._problems.append(f"{path} must be between 0 and 8192, got {value}")
+        return int(value or 0)
+
+    def _parity(self) -> dict[str, dict[str, Any]]:
+        parity: dict[str, dict[str, Any]] = self._get("parity", dict) or {}
+        for tier, certificates in parity.items():
+            measured = list(certificates.values()) if isinstance(certificates, dict) else [None]
+            if not all(isinstance(one, dict) and _is_certificate(one) for one in measured):
+                self._problems.append(
+                    f"parity.{tier} must hold, for each backend, {', '.join(('passed', *_MEASUREMENTS))}"
+                )
+        return parity
 
     def _embedding(self) -> dict[str, tuple[int, ...]]:
         shapes = self._get("embedding", dict) or {}
@@ -179,17 +217,17 @@ class _Reader:
             task=self._get("task", str, TASKS),
             preprocessing=self._preprocessing(),
             embedding=self._embedding(),
-            prompt_kinds=tuple(self._get("prompts.kinds", list, PROMPT_KINDS) or ()),
-            trained_kinds=tuple(self._get("prompts.trained", list, PROMPT_KINDS) or ()),
+            prompt_kinds=self._kinds("prompts.kinds"),
+            trained_kinds=self._kinds("prompts.trained"),
             mask_side=self._side("outputs.mask_side"),
-            mask_threshold=float(self._get("outputs.mask_threshold", (int, float)) or 0.0),
-            multimask_outputs=int(self._get("outputs.multimask_outputs", int) or 0),
+            mask_threshold=self._threshold(),
+            multimask_outputs=self._count("outputs.multimask_outputs"),
             classes=self._get("classes", dict) or {},
             licence=self._get("licence", dict) or {},
             lineage=self._get("lineage", dict) or {},
             files=files,
             tiers=self._tiers(files),
-            parity=self._get("parity", dict) or {},
+            parity=self._parity(),
             accuracy=self._get("accuracy", dict) or {},
         )
         self._get("prompts.mask", str, MASK_PROMPTS)
@@ -199,6 +237,12 @@ class _Reader:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a file name stays inside the bundle: relative, forward slashes, no `..`, no drive letter."""
+    """Whether a file name stays inside the bundle: relative, forward slashes, no `..`, no drive letter, no NUL."""
     parts = name.split("/")
-    return bool(name) and "\\" not in name and ":" not in name and not any(part in ("", ".", "..") for part in parts)
+    return not any(sign in name for sign in "\\:\0") and not any(part in ("", ".", "..") for part in parts)
+
+
+def _is_certificate(measured: Mapping[str, Any]) -> bool:
+    return isinstance(measured.get("passed"), bool) and all(
+        isinstance(measured.get(name), (int, float)) for name in _MEASUREMENTS
+    )

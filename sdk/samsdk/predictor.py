@@ -84,7 +84,7 @@ class Predictor:
         self.tier = tier or DEFAULT_TIER
         if require_certificate:
             self.manifest.require_certificate(self.tier)
-        plan = self.manifest.tiers[self.tier]
+        plan = self.manifest.plan(self.tier)
         self._encoder: Backend = OnnxRuntimeBackend(bundle.read(plan.encoder), device, threads)
         self._decoder: Backend = OnnxRuntimeBackend(bundle.read(plan.decoder), device, threads)
         self._identity = bundle.identity
@@ -237,6 +237,9 @@ class Predictor:
 
         Arguments, result and errors are those of `encode` and `decode`.
         """
+        if not isinstance(image, (str, os.PathLike, bytes, bytearray)):
+            # Before the hash, which would copy whatever is no image; an encoded one is hashed as it is stored.
+            image = as_array(image)
         key = image_key(image)
         with self._lock:
             embedding = self._kept.get(key)

@@ -19,8 +19,8 @@ from samsdk.io.images import as_array, write_png
 from samsdk.masks import Region, encode_rle, polygons
 
 SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
-# Okabe and Ito's orange: told apart from grey, fundus red and stain purple by people with any colour vision.
-OVERLAY_COLOUR: Final = (230, 159, 0)
+# Okabe and Ito's sky blue: stands out from grey scans, red fundus and brown or pink stains, for any colour vision.
+OVERLAY_COLOUR: Final = (86, 180, 233)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Result:
         elif name.endswith(".npz"):
             with atomic_write(path) as file:
                 np.savez_compressed(
-                    file, allow_pickle=False, masks=self.masks, scores=self.scores, low_res_logits=self.low_res_logits
+                    file, masks=self.masks, scores=self.scores, low_res_logits=self.low_res_logits
                 )
         elif name.endswith(".json"):
             with atomic_write(path) as file:

@@ -2,9 +2,10 @@
 
 import importlib
 import importlib.util
+import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from samsdk_training.models import SamConfig, TinyViTConfig
 from samsdk_training.models.sam import DecoderConfig
 
-# What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch. None of it is used.
+# What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch; none is used.
 TORCHVISION = {
     "torchvision": (),
     "torchvision.ops": (),
@@ -22,6 +23,15 @@ TORCHVISION = {
     "torchvision.transforms": (),
     "torchvision.transforms.functional": ("resize", "to_pil_image"),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # These models are too small for two threads to help, and on a busy machine waiting for the second costs fourfold.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +89,8 @@ def randomise() -> Callable[[nn.Module, int], None]:
                 noise = torch.randn(tensor.shape, generator=generator)
                 if key.endswith("running_var"):
                     noise = noise.abs()
-                spread = 0.02 if tensor.ndim > 1 and "attention_biases" not in key else 0.2
+                kernel = tensor.ndim > 1 and "attention_biases" not in key
+                spread = 0.5 / math.prod(tensor.shape[1:]) ** 0.5 if kernel else 0.2
                 tensor.add_(spread * noise.to(tensor.dtype))
 
     return draw
@@ -98,7 +109,7 @@ def small_config() -> SamConfig:
             out_channels=32,
         ),
         decoder=DecoderConfig(num_heads=4, mlp_dim=64, iou_head_hidden_dim=32),
-        mask_channels=8,
+        mask_channels=16,
     )
 
 

@@ -82,7 +82,7 @@ class Bomb:
         return (exec, ("raise SystemError('code in a weights file was run')",))
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
 def test_code_in_a_file_is_not_run(tmp_path, save) -> None:
     save({"model": Bomb()}, tmp_path / "bomb.pth")
     with pytest.raises(CheckpointError, match="not a torch file that holds only tensors") as caught:

@@ -76,17 +76,21 @@ def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str,
         BackendError: the device is unknown, or this onnxruntime lacks it.
     """
     available = onnxruntime.get_available_providers()
+    unknown = f"unknown device {device!r}, expected one of: {', '.join(DEVICES)}, or a list of: {', '.join(available)}"
     if not isinstance(device, str):
-        wanted = list(device)
-        names = [provider if isinstance(provider, str) else provider[0] for provider in wanted]
+        try:
+            wanted = list(device)
+            names = [provider if isinstance(provider, str) else str(provider[0]) for provider in wanted]
+        except (TypeError, IndexError) as error:
+            raise BackendError(unknown) from error
+        if not wanted:
+            raise BackendError(unknown)
         lacking = [name for name in names if name not in available]
-        if lacking or not wanted:
-            raise BackendError(
-                f"this onnxruntime has no {', '.join(lacking) or 'empty list'}; it has: {', '.join(available)}"
-            )
+        if lacking:
+            raise BackendError(f"this onnxruntime has no {', '.join(lacking)}; it has: {', '.join(available)}")
         return wanted
     if device not in DEVICES:
-        raise BackendError(f"unknown device {device!r}, expected one of: {', '.join(DEVICES)}, or a provider list")
+        raise BackendError(unknown)
     if device == "cuda" and CUDA not in available:
         raise BackendError(f"device 'cuda' needs {CUDA}, this onnxruntime has: {', '.join(available)}; {_REPAIR}")
     if device == "cpu" or CUDA not in available:
@@ -97,8 +101,8 @@ def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str,
 def _open(graph: bytes, providers: Providers, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     if threads is not None:
-        if threads < 1:
-            raise BackendError(f"threads must be at least 1, got {threads}")
+        if not isinstance(threads, int) or threads < 1:
+            raise BackendError(f"threads must be a whole number of at least 1, got {threads!r}")
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(graph, options, providers=list(providers))

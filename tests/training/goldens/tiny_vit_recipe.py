@@ -36,8 +36,8 @@ DISCS = ((70, 60, 40, 0.9), (170, 90, 55, 0.5), (180, 95, 20, 0.4), (120, 170, 1
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
     """Draw every tensor of a state dict, in the order of the sorted keys, each from its own seed.
 
-    Matrices and kernels keep the scale of what flows through them; nothing is left at the value of a new model, so that a
-    forgotten bias, statistic or norm shows.
+    Matrices and kernels keep the scale of what flows through them; nothing is left at the value of a new model, so that
+    a forgotten bias, statistic or norm shows.
     """
     drawn: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
     for index, key in enumerate(sorted(shapes)):

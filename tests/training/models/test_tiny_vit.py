@@ -73,7 +73,7 @@ def test_attention_biases_shape_the_embedding(small_config, randomise) -> None:
     with torch.inference_mode():
         before = encoder(image)
         encoder.layers[1].blocks[0].attn.attention_biases[0, 8] += 3.0
-        assert (encoder(image) - before).abs().max() > 1e-3 * before.abs().max()
+        assert (encoder(image) - before).abs().max() > 1e-4 * before.abs().max()
 
 
 def test_a_batch_gives_what_each_image_gives_alone(small_config, randomise, relative_error) -> None:

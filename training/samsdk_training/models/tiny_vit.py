@@ -119,7 +119,7 @@ class WindowAttention(nn.Module):
     """Attention inside one window, with a learned bias for every distance (abs dy, abs dx) and head.
 
     The bias is gathered in every pass. The published class caches it when it enters evaluation mode and so keeps the
-    old one when weights are loaded after that; here nothing goes stale, and an exporter folds the gather away.
+    old one when weights are loaded after that; here nothing goes stale; in an exported graph the gather is constant.
     """
 
     attention_bias_idxs: Tensor

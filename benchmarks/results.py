@@ -1,0 +1,45 @@
+"""Where benchmark numbers are kept: one JSON a benchmark and device, with the environment and the commit."""
+
+import json
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from samsdk.environment import describe_environment
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks" / "results"
+
+
+def write_result(benchmark: str, numbers: dict[str, Any]) -> Path:
+    """Write one benchmark's numbers.
+
+    Args:
+        benchmark: its name, the first part of the file's name.
+        numbers: as JSON can hold them.
+
+    Returns:
+        The file. A former result of the same benchmark on the same kind of device is replaced; git keeps it.
+    """
+    environment = describe_environment()
+    device = re.sub(r"[^a-z0-9]+", "-", f"{environment['processor']} {environment['cores']} cores".lower()).strip("-")
+    path = FOLDER / f"{benchmark}-{device}.json"
+    about = {"benchmark": benchmark, "date": datetime.now(UTC).date().isoformat(), "commit": _commit()}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(
+        json.dumps({**about, "environment": environment, **numbers}, indent=1) + "\n", encoding="utf-8"
+    )
+    temporary.replace(path)
+    return path
+
+
+def read_results(benchmark: str) -> list[dict[str, Any]]:
+    """All kept results of a benchmark, one per device."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob(f"{benchmark}-*.json"))]
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

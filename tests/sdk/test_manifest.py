@@ -1,0 +1,211 @@
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samsdk.errors import BundleError
+from samsdk.manifest import Manifest, Tier, is_safe_name, read_manifest
+
+
+@pytest.fixture(scope="module")
+def valid(exported_bundle: Path) -> dict[str, Any]:
+    return json.loads((exported_bundle / "manifest.json").read_bytes())
+
+
+def change(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy with one field changed, or removed when the value is `...`."""
+    changed = copy.deepcopy(data)
+    *above, last = path.split("/")
+    place = changed
+    for key in above:
+        place = place[key]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
+
+
+def read(data: object) -> Manifest:
+    return read_manifest(json.dumps(data).encode())
+
+
+def test_every_field_is_read(valid: dict[str, Any]) -> None:
+    manifest = read(valid)
+    assert (manifest.name, manifest.version, manifest.task) == ("tiny", "1", "promptable")
+    assert manifest.preprocessing.input_size == 64
+    assert manifest.preprocessing.rule == "longest_pad_br"
+    assert manifest.preprocessing.interpolation == "area"
+    assert manifest.preprocessing.box_rounding == "truncate"
+    assert manifest.preprocessing.intensity == "uint8_or_minmax"
+    assert manifest.preprocessing.normalisation == "minmax"
+    assert manifest.embedding == {"image_embeddings": (32, 16, 16)}
+    assert manifest.prompt_kinds == manifest.trained_kinds == ("points", "box", "mask")
+    assert (manifest.mask_side, manifest.mask_threshold, manifest.multimask_outputs) == (64, 0.0, 3)
+    assert manifest.tiers == {"exact": Tier("encoder.onnx", "decoder.onnx", "float32")}
+    assert manifest.plan("exact").decoder == "decoder.onnx"
+    assert set(manifest.files) == {"MODEL_CARD.md", "decoder.onnx", "encoder.onnx", "golden.npz"}
+    assert manifest.parity["exact"]["onnxruntime-cpu"]["passed"] is True
+    assert manifest.licence == {"id": "CC0-1.0", "source": "random weights", "attribution": "none"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "manifest.json is not JSON: Expecting value"),
+        (b'{"format": 1,', "manifest.json is not JSON"),
+        (b"\xff\xfe\x00", "manifest.json is not JSON"),
+        (b"[" * 200_000, "manifest.json is not JSON"),
+        (b"[1]", "must hold one JSON object, got list"),
+        (b"null", "must hold one JSON object, got NoneType"),
+        (b"{}", "bundle format None is unknown, this samsdk reads format 1"),
+        (b'{"format": 2}', "bundle format 2 is unknown, this samsdk reads format 1"),
+        (b'{"format": "1"}', "bundle format '1' is unknown"),
+        (b'{"format": true}', "bundle format True is unknown"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(text: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        read_manifest(text)
+
+
+PROBLEMS = [
+    ("name", ..., "name is missing"),
+    ("version", 1, "version has the wrong type: 1"),
+    ("task", "volume", "task is 'volume', expected: promptable"),
+    ("geometry", ..., "geometry.rule is missing"),
+    ("geometry/rule", "stretch", "geometry.rule is 'stretch', expected: longest_pad_br"),
+    ("geometry/interpolation", "cubic", "geometry.interpolation is 'cubic', expected: area, linear"),
+    ("geometry/box_rounding", None, "geometry.box_rounding has the wrong type: None"),
+    ("geometry/input_size", 0, "geometry.input_size must be between 1 and 8192, got 0"),
+    ("geometry/input_size", 10**6, "geometry.input_size must be between 1 and 8192, got 1000000"),
+    ("geometry/input_size", True, "geometry.input_size has the wrong type: True"),
+    ("geometry/input_size", 64.0, "geometry.input_size has the wrong type: 64.0"),
+    ("intensity/rule", "ct", "intensity.rule is 'ct', expected: uint8_or_minmax"),
+    ("normalisation/rule", "imagenet", "normalisation.rule is 'imagenet', expected: minmax"),
+    ("embedding", ..., "embedding is missing"),
+    ("embedding/image_embeddings", ..., "embedding.image_embeddings is missing"),
+    ("embedding/image_embeddings", [32, -16, 16], "embedding.image_embeddings must be a list of positive sides"),
+    ("prompts/kinds", ["points", "text"], "prompts.kinds is ['points', 'text'], expected: points, box, mask"),
+    ("prompts/kinds", [], "prompts.kinds names no kind, expected some of: points, box, mask"),
+    ("prompts/kinds", "points", "prompts.kinds has the wrong type: 'points'"),
+    ("prompts/trained", ..., "prompts.trained is missing"),
+    ("prompts/trained", [], "prompts.trained names no kind"),
+    ("prompts/mask", "sigmoid", "prompts.mask is 'sigmoid', expected: logits"),
+    ("outputs/mask_side", ..., "outputs.mask_side is missing"),
+    ("outputs/mask_threshold", "0", "outputs.mask_threshold has the wrong type: '0'"),
+    ("outputs/mask_threshold", float("nan"), "outputs.mask_threshold must be a logit, between -1e6 and 1e6, got nan"),
+    ("outputs/mask_threshold", 10**400, "outputs.mask_threshold must be a logit"),
+    ("outputs/multimask_outputs", -1, "outputs.multimask_outputs must be between 0 and 8192, got -1"),
+    ("classes", [], "classes has the wrong type: []"),
+    ("licence", ..., "licence is missing"),
+    ("lineage", "LiteMedSAM", "lineage has the wrong type: 'LiteMedSAM'"),
+    ("files", ..., "files is missing"),
+    ("files/decoder.onnx", ..., "tiers.exact names decoder.onnx, which files lacks"),
+    ("files/decoder.onnx", "abc", "files.decoder.onnx has no sha256"),
+    ("files/decoder.onnx/sha256", 5, "files.decoder.onnx has no sha256"),
+    ("files/..", {"sha256": "0"}, "files... leads out of the bundle"),
+    ("files/C:x", {"sha256": "0"}, "files.C:x leads out of the bundle"),
+    ("tiers", ..., "tiers is missing; tiers names no tier"),
+    ("tiers", {}, "tiers names no tier"),
+    ("tiers/exact", "encoder.onnx", "tiers.exact.encoder is missing"),
+    ("tiers/exact/precision", ..., "tiers.exact.precision is missing"),
+    ("parity", ..., "parity is missing"),
+    ("parity/exact", "passed", "parity.exact must hold, for each backend, passed, max_logit_difference, mean_mask_iou"),
+    ("parity/exact/onnxruntime-cpu", True, "parity.exact must hold, for each backend"),
+    ("parity/exact/onnxruntime-cpu/passed", "yes", "parity.exact must hold, for each backend"),
+    ("parity/exact/onnxruntime-cpu/mean_mask_iou", ..., "parity.exact must hold, for each backend"),
+    ("accuracy", None, "accuracy has the wrong type: None"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), PROBLEMS)
+def test_a_missing_or_malformed_field_is_named(valid: dict[str, Any], path: str, value: Any, message: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        read(change(valid, path, value))
+    assert str(caught.value).startswith("manifest.json is not a valid format 1 manifest: ")
+    assert message in str(caught.value)
+
+
+def test_one_error_lists_all_problems_and_nothing_twice(valid: dict[str, Any]) -> None:
+    data = valid
+    for path, value in (("name", ...), ("task", "auto"), ("outputs/mask_side", -4), ("tiers/exact/encoder", ...)):
+        data = change(data, path, value)
+    with pytest.raises(BundleError) as caught:
+        read(data)
+    assert str(caught.value).removeprefix("manifest.json is not a valid format 1 manifest: ").split("; ") == [
+        "name is missing",
+        "task is 'auto', expected: promptable",
+        "outputs.mask_side must be between 1 and 8192, got -4",
+        "tiers.exact.encoder is missing",
+    ]
+
+
+def test_a_manifest_of_nothing_but_its_format_names_every_section() -> None:
+    with pytest.raises(BundleError) as caught:
+        read({"format": 1})
+    words = ("name", "version", "task", "geometry.rule", "intensity.rule", "normalisation.rule", "embedding")
+    words += ("prompts.kinds", "prompts.trained", "prompts.mask", "outputs.mask_side", "outputs.mask_threshold")
+    words += ("classes", "licence", "lineage", "files", "tiers", "parity", "accuracy")
+    for word in words:
+        assert f"{word} is missing" in str(caught.value)
+
+
+def test_fields_that_a_later_version_adds_are_left_alone(valid: dict[str, Any]) -> None:
+    assert read({**valid, "remark": {"by": "somebody"}}).name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda data: change(data, "parity", {}), "tier 'exact' of bundle 'tiny' needs .* and has none; export it again"),
+        (lambda data: change(data, "parity/exact", {}), "certificate and has none"),
+        (lambda data: change(data, "parity/exact/onnxruntime-cpu/passed", False), "failed it on onnxruntime-cpu"),
+    ],
+)
+def test_a_tier_without_a_passed_certificate_is_refused(
+    valid: dict[str, Any], edit: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        read(edit(valid)).require_certificate("exact")
+
+
+def test_one_failed_backend_refuses_the_tier_though_another_passed(valid: dict[str, Any]) -> None:
+    passed = valid["parity"]["exact"]["onnxruntime-cpu"]
+    data = change(valid, "parity/exact/other", {**passed, "passed": False})
+    with pytest.raises(BundleError, match="failed it on other; export"):
+        read(data).require_certificate("exact")
+    read(valid).require_certificate("exact")
+
+
+def test_an_unknown_tier_is_refused_with_those_that_are_there(valid: dict[str, Any]) -> None:
+    manifest = read(valid)
+    for call in (manifest.plan, manifest.require_certificate):
+        with pytest.raises(BundleError, match="bundle 'tiny' has no tier 'fast'; it has: exact"):
+            call("fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("encoder.onnx", True),
+        ("engines/sm86.engine", True),
+        ("a..b", True),
+        ("", False),
+        (".", False),
+        ("..", False),
+        ("../x", False),
+        ("a/../../x", False),
+        ("/etc/x", False),
+        ("a//b", False),
+        ("a/", False),
+        ("a\\b", False),
+        ("C:x", False),
+        ("a\0b", False),
+    ],
+)
+def test_safe_names(name: str, safe: bool) -> None:
+    assert is_safe_name(name) is safe
