@@ -27,7 +27,7 @@ from samsdk.errors import (
     PromptError,
     SamsdkError,
 )
-from samsdk.predictor import Predictor, load
+from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
 from samsdk.results import Result
 
@@ -53,6 +53,29 @@ __version__: Final = version("samsdk")
 # The one piece of global state: predictors that `segment` loaded, so that its second call loads nothing.
 _predictors: dict[tuple[str, str], tuple[int, Predictor]] = {}
 _lock = threading.Lock()
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    device: str | Providers = "auto",
+    threads: int | None = None,
+    tier: str | None = None,
+) -> Predictor:
+    """Load a bundle.
+
+    Args:
+        model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
+            default one.
+        device: `auto` (may fall back to the CPU, with a warning), `cpu`, `cuda`, or a list of ONNX Runtime providers.
+        threads: threads of one call on the CPU; None leaves it to the engine.
+        tier: the precision plan; None is `exact`.
+
+    Raises:
+        BundleError: no such bundle, or it is damaged, unknown or not certified.
+        BackendError: the device was asked for by name and is not there.
+    """
+    return Predictor(Bundle.open(hub.resolve_bundle(model)), device=device, threads=threads, tier=tier)
 
 
 def segment(

@@ -3,9 +3,12 @@
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,20 @@ from samsdk.io.atomic import atomic_write
 from samsdk.transforms import Frame
 
 _FORMAT = 1
+_TENSOR = "tensor_"
+# RuntimeError is how zipfile says that a damaged header asks for a password or for an unknown compression.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +77,10 @@ class Embedding:
             "bundle": self.bundle,
             "provider": self.provider,
         }
-        arrays: dict[str, NDArray[np.generic]] = {f"tensor_{name}": value for name, value in self.tensors.items()}
+        # Any, because newer stubs of savez tell the arrays from its own keyword, which numpy 2.1 does not have yet.
+        arrays: dict[str, Any] = {f"{_TENSOR}{name}": value for name, value in self.tensors.items()}
         with atomic_write(path) as file:
-            np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Embedding":
@@ -72,9 +90,15 @@ class Embedding:
             BundleError: the file is missing or is not an embedding.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                about = json.loads(str(archive["about"]))
-                tensors = {name.removeprefix("tensor_"): archive[name] for name in archive.files if name != "about"}
+            with Path(path).open("rb") as file:
+                # First, because numpy takes anything else for a pickle, and its error says how to load that unsafely.
+                if not zipfile.is_zipfile(file):
+                    raise ValueError("it is no whole .npz file")
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as archive:
+                    about = json.loads(str(archive["about"]))
+                    names = [name for name in archive.files if name.startswith(_TENSOR)]
+                    tensors = {name.removeprefix(_TENSOR): archive[name] for name in names}
             if about["format"] != _FORMAT:
                 raise BundleError(f"{path} is an embedding of format {about['format']}, this samsdk reads {_FORMAT}")
             original, resized = (
@@ -83,6 +107,10 @@ class Embedding:
             frame = Frame(original, resized, int(about["input_size"]))
             if "image_embeddings" not in tensors:
                 raise KeyError("image_embeddings")
-            return cls(tensors, frame, str(about["bundle"]), str(about["provider"]))
-        except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{os.fspath(path)} is not an embedding that samsdk saved: {error}") from error
+            # Nothing is preprocessed or encoded now; the keys stay, because `Result.timings` promises them.
+            timings = {"preprocess": 0.0, "encode": 0.0}
+            return cls(tensors, frame, str(about["bundle"]), str(about["provider"]), timings)
+        except _UNREADABLE as error:
+            raise BundleError(
+                f"{os.fspath(path)} is not an embedding that samsdk saved: {error}; encode the image again"
+            ) from error

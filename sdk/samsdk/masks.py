@@ -23,7 +23,8 @@ class Region:
         size: (height, width) of the whole image.
         top: first row of the box.
         left: first column of the box.
-        inside: [h, w] bool, the mask within the box; its size is 0x0 when nothing is foreground.
+        inside: [h, w] bool, the mask within the box; the box may have a margin of background, and a mask without
+            foreground may have any box, an empty one included.
     """
 
     size: tuple[int, int]

@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samsdk import hub
 from samsdk.backends import Backend
 from samsdk.backends.onnxruntime import OnnxRuntimeBackend, Providers
 from samsdk.bundle import Bundle
@@ -26,29 +25,6 @@ from samsdk.results import Result
 DEFAULT_TIER: Final = "exact"
 # Embeddings that `segment` keeps: a user goes back and forth between a few images; LiteMedSAM's are 4 MB each.
 _KEPT_EMBEDDINGS: Final = 8
-
-
-def load(
-    model: str | os.PathLike[str] | None = None,
-    *,
-    device: str | Providers = "auto",
-    threads: int | None = None,
-    tier: str | None = None,
-) -> "Predictor":
-    """Load a bundle.
-
-    Args:
-        model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
-            default one.
-        device: `auto` (may fall back to the CPU, with a warning), `cpu`, `cuda`, or a list of ONNX Runtime providers.
-        threads: threads of one call on the CPU; None leaves it to the engine.
-        tier: the precision plan; None is `exact`.
-
-    Raises:
-        BundleError: no such bundle, or it is damaged, unknown or not certified.
-        BackendError: the device was asked for by name and is not there.
-    """
-    return Predictor(Bundle.open(hub.resolve_bundle(model)), device=device, threads=threads, tier=tier)
 
 
 class Predictor:
@@ -237,24 +213,27 @@ class Predictor:
 
         Arguments, result and errors are those of `encode` and `decode`.
         """
-        if not isinstance(image, (str, os.PathLike, bytes, bytearray)):
+        embedding = self._encode_once(image)
+        return self.decode(embedding, points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+
+    def _encode_once(self, image: object) -> Embedding:
+        stored = isinstance(image, (str, os.PathLike))
+        if not stored and not isinstance(image, (bytes, bytearray)):
             # Before the hash, which would copy whatever is no image; an encoded one is hashed as it is stored.
             image = as_array(image)
         key = image_key(image)
         with self._lock:
-            embedding = self._kept.get(key)
-        if embedding is None:
-            embedding = self.encode(image)
-            kept = replace(embedding, timings={"preprocess": 0.0, "encode": 0.0})
-            with self._lock:
-                self._kept[key] = kept
-                while len(self._kept) > _KEPT_EMBEDDINGS:
-                    self._kept.popitem(last=False)
-        else:
-            with self._lock:
-                if key in self._kept:
-                    self._kept.move_to_end(key)
-        return self.decode(embedding, points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        embedding = self.encode(image)
+        if stored and image_key(image) != key:
+            return embedding  # the file was replaced meanwhile: whose embedding this is, is not known
+        with self._lock:
+            self._kept[key] = replace(embedding, timings={"preprocess": 0.0, "encode": 0.0})
+            while len(self._kept) > _KEPT_EMBEDDINGS:
+                self._kept.popitem(last=False)
+        return embedding
 
     def set_image(self, image: object, image_format: str = "RGB") -> None:
         """Encode an image for the following calls of `predict`; as `SamPredictor.set_image`.

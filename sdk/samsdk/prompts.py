@@ -108,7 +108,7 @@ def encode_prompt(
 def _numbers(value: ArrayLike, what: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"{what} must be numbers, got {value!r}") from error
     if not np.isfinite(array).all():
         raise PromptError(f"{what} must be finite, got {array.tolist()}")
@@ -165,7 +165,10 @@ def _check_box(box: ArrayLike, frame: Frame) -> NDArray[np.float64]:
 
 
 def _check_mask(mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mask_side: int) -> NDArray[np.float32]:
-    array = np.asarray(mask)
+    try:
+        array = np.asarray(mask)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"mask prompt must be one array, got something that is none: {error}") from error
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     expected = (
@@ -178,7 +181,7 @@ def _check_mask(mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mas
         share = preprocessing.apply_mask(array, frame, mask_side)
         return ((share * 2 - 1) * CERTAIN_LOGIT).astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating) or array.shape != (mask_side, mask_side):
-        raise PromptError(f"mask prompt of the wrong shape: {expected}; got {list(array.shape)} {array.dtype}")
+        raise PromptError(f"mask prompt of the wrong shape or dtype: {expected}; got {list(array.shape)} {array.dtype}")
     if not np.isfinite(array).all():
         raise PromptError("mask prompt must be finite, got NaN or infinity")
     return array.astype(np.float32)

@@ -142,9 +142,7 @@ class Result:
             write_png(path, self.mask)
         elif name.endswith(".npz"):
             with atomic_write(path) as file:
-                np.savez_compressed(
-                    file, masks=self.masks, scores=self.scores, low_res_logits=self.low_res_logits
-                )
+                np.savez_compressed(file, masks=self.masks, scores=self.scores, low_res_logits=self.low_res_logits)
         elif name.endswith(".json"):
             with atomic_write(path) as file:
                 file.write(json.dumps(self.to_dict(), indent=1).encode())

@@ -1,0 +1,168 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from samsdk.transforms import Frame, Preprocessing
+
+LITE = Preprocessing(256, box_rounding="truncate")
+
+
+def published_input(image: NDArray[np.uint8], size: int = 256) -> NDArray[np.float32]:
+    """LiteMedSAM's preprocessing (CVPR24_LiteMedSAM_infer.py), stated again from its description."""
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=-1)
+    old_h, old_w = image.shape[:2]
+    scale = size * 1.0 / max(old_h, old_w)
+    # The published code has no lower bound, and cannot resize an image narrower than half a pixel of the square.
+    new_h, new_w = max(1, int(old_h * scale + 0.5)), max(1, int(old_w * scale + 0.5))
+    image = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA)
+    scaled = (image - image.min()) / np.clip(image.max() - image.min(), a_min=1e-8, a_max=None)
+    padded = np.pad(scaled, ((0, size - new_h), (0, size - new_w), (0, 0)))
+    return padded.transpose(2, 0, 1)[None].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param((660, 550), id="portrait"),
+        pytest.param((301, 517), id="landscape"),
+        pytest.param((512, 512), id="square"),
+        pytest.param((256, 256), id="as it is"),
+        pytest.param((256, 100), id="only padded"),
+        pytest.param((3, 2), id="tiny"),
+        pytest.param((1, 1), id="one pixel"),
+        pytest.param((1, 500), id="one row"),
+        pytest.param((700, 1), id="one column, thinner than a pixel of the square"),
+        pytest.param((1100, 900), id="large"),
+    ],
+)
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "RGB"])
+def test_apply_image_is_the_published_preprocessing_bit_for_bit(size: tuple[int, int], channels: tuple[int]) -> None:
+    rng = np.random.default_rng(sum(size))
+    # Between 20 and 220, so that the min-max rule has something to do.
+    image = rng.integers(20, 221, size + channels).astype(np.uint8)
+    result, frame = LITE.apply_image(image)
+    assert result.dtype == np.float32
+    assert result.shape == (1, 3, 256, 256)
+    np.testing.assert_array_equal(result, published_input(image))
+    assert frame.original_size == size
+
+
+def test_real_images_too(cell: NDArray[np.uint8], tissue: NDArray[np.uint8]) -> None:
+    for image in (cell, tissue, tissue[:, 100:140], np.ascontiguousarray(tissue[::-1, ::-1])):
+        np.testing.assert_array_equal(LITE.apply_image(image)[0], published_input(image))
+
+
+def test_the_range_is_that_of_the_whole_resized_image_before_padding() -> None:
+    # 100 is the minimum of the image; the padding must stay 0 and must not count as the minimum.
+    image = np.full((128, 256, 3), 100, np.uint8)
+    image[..., 1] = 150
+    image[..., 2] = 200
+    result = LITE.apply_image(image)[0][0]
+    for channel, value in enumerate((0.0, 0.5, 1.0)):
+        np.testing.assert_array_equal(result[channel, :128], np.full((128, 256), value, np.float32))
+    np.testing.assert_array_equal(result[:, 128:], np.zeros((3, 128, 256)))
+
+
+def test_linear_interpolation_is_opencvs() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (90, 60, 3)).astype(np.uint8)
+    resized = cv2.resize(image, (21, 32), interpolation=cv2.INTER_LINEAR).astype(np.float64)
+    expected = ((resized - resized.min()) / (resized.max() - resized.min())).astype(np.float32)
+    result = Preprocessing(32, interpolation="linear").apply_image(image)[0]
+    np.testing.assert_array_equal(result[0, :, :32, :21], expected.transpose(2, 0, 1))
+    assert not result[..., 21:].any()
+
+
+@pytest.mark.parametrize(
+    ("original", "resized"),
+    [
+        ((660, 550), (256, 213)),
+        ((550, 660), (213, 256)),
+        ((512, 512), (256, 256)),
+        ((3, 2), (256, 171)),
+        ((1, 1), (256, 256)),
+        ((1, 500), (1, 256)),
+        ((1, 513), (1, 256)),  # 0.499 pixels: the published rounding alone would give no row at all
+        ((3, 512), (2, 256)),  # 1.5 pixels: half goes up, where Python's round would go to the even number
+        ((5, 512), (3, 256)),  # 2.5 pixels
+        ((2400, 3000), (205, 256)),
+    ],
+)
+def test_frames(original: tuple[int, int], resized: tuple[int, int]) -> None:
+    assert LITE.frame(original) == Frame(original, resized, 256)
+
+
+def test_coordinates_take_one_factor_for_both_axes() -> None:
+    frame = LITE.frame((640, 512))
+    result = LITE.apply_coords(np.array([[0, 0], [511, 639], [10.5, 20.25], [512, 640]]), frame)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.float32([[0, 0], [204.4, 255.6], [4.2, 8.1], [204.8, 256]]))
+
+
+SIDES = st.integers(1, 5000)
+
+
+@given(SIDES, SIDES, st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
+def test_coordinates_come_back(height: int, width: int, shares: list[tuple[float, float]]) -> None:
+    frame = LITE.frame((height, width))
+    points = np.array(shares) * (width, height)
+    square = LITE.apply_coords(points, frame)
+    # Up to half a pixel of rounding of the resized side; nothing lands in the middle of the padding.
+    assert (square >= 0).all()
+    assert (square <= np.array(frame.resized_size[::-1]) + 0.5 + 1e-3).all()
+    back = square.astype(np.float64) * (max(height, width) / 256)
+    # float32 holds 24 bits.
+    np.testing.assert_allclose(back, points, rtol=2**-23, atol=1e-30)
+
+
+@given(SIDES, SIDES, st.data())
+def test_boxes_are_the_published_loop(height: int, width: int, data: st.DataObject) -> None:
+    box = [data.draw(st.floats(0, side)) for side in (width, height, width, height)]
+    ratio = 256 / max(height, width)
+    frame = LITE.frame((height, width))
+    np.testing.assert_array_equal(LITE.apply_boxes(np.array(box), frame), [int(value * ratio) for value in box])
+    exact = Preprocessing(256).apply_boxes(np.array(box), frame)
+    np.testing.assert_array_equal(exact, np.float32([value * ratio for value in box]))
+
+
+def test_boxes_by_hand() -> None:
+    frame = LITE.frame((660, 550))
+    # 256 / 660 = 0.38787...: 10 -> 3.88, 20 -> 7.76, 550 -> 213.3, 660 -> 256
+    np.testing.assert_array_equal(LITE.apply_boxes(np.array([10, 20, 550, 660]), frame), [3, 7, 213, 256])
+    boxes = np.array([[[0, 0, 1, 1]], [[100, 100, 200, 300]]])
+    np.testing.assert_array_equal(LITE.apply_boxes(boxes, frame), [[[0, 0, 0, 0]], [[38, 38, 77, 116]]])
+
+
+def test_apply_mask_holds_the_share_of_foreground_of_each_cell() -> None:
+    rng = np.random.default_rng(2)
+    mask = rng.random((64, 32)) < 0.4
+    preprocessing = Preprocessing(64)
+    result = preprocessing.apply_mask(mask, preprocessing.frame((64, 32)), 16)
+    assert result.dtype == np.float32
+    # 4x4 pixels to a cell.
+    shares = mask.reshape(16, 4, 8, 4).mean(axis=(1, 3))
+    np.testing.assert_allclose(result[:, :8], shares, atol=1e-6)
+    np.testing.assert_array_equal(result[:, 8:], np.zeros((16, 8)))
+
+
+@pytest.mark.parametrize("value", [True, 1, 255, -3])
+def test_apply_mask_takes_whatever_is_not_zero(value: int) -> None:
+    mask = np.zeros((8, 8), type(value))
+    mask[2:4, 4:8] = value
+    preprocessing = Preprocessing(64)
+    expected = np.zeros((16, 16), np.float32)
+    expected[4:8, 8:16] = 1
+    result = preprocessing.apply_mask(np.kron(mask, np.ones((8, 8), mask.dtype)), preprocessing.frame((64, 64)), 16)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(("size", "cells"), [((1, 500), (1, 16)), ((900, 2), (16, 1)), ((3, 2), (16, 11))])
+def test_apply_mask_fills_exactly_the_cells_of_the_image(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    preprocessing = Preprocessing(64)
+    expected = np.zeros((16, 16), np.float32)
+    expected[: cells[0], : cells[1]] = 1
+    result = preprocessing.apply_mask(np.ones(size, bool), preprocessing.frame(size), 16)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
