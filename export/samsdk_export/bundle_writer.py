@@ -3,18 +3,18 @@
 import hashlib
 import json
 import os
-import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from samsdk.bundle import GOLDEN, MANIFEST
 from samsdk.errors import OutputError
 from samsdk.golden import write_golden
+from samsdk.hub import BUNDLE_SUFFIX
+from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import FORMAT
 from samsdk.transforms import Preprocessing
 from samsdk_export.goldens import golden_cases, golden_images
@@ -58,25 +58,23 @@ def write_bundle(
     # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
     target = Path(destination).resolve()
     _refuse_other_things(target)
-    staging = target.parent / f".{target.name}.exporting-{uuid4().hex[:12]}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
-    except OSError as error:
-        raise OutputError(f"cannot write a bundle to {target}: {error}") from error
-    try:
-        _fill(staging, checkpoint, name, bundle_version, progress)
+    if target.suffix != BUNDLE_SUFFIX:
+        with atomic_folder(target) as staging:
+            _fill(staging, checkpoint, name, bundle_version, progress)
+            progress("moving the bundle into place")
+        return target
+    # Proved as a folder, then packed: the parity check reads the very files that go into the zip.
+    with atomic_write(target) as packed, tempfile.TemporaryDirectory() as folder:
+        _fill(Path(folder), checkpoint, name, bundle_version, progress)
         progress("moving the bundle into place")
-        _publish(staging, target)
-    except OSError as error:
-        raise OutputError(f"cannot write a bundle to {target}: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Path(destination)
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(Path(folder).iterdir()):
+                archive.write(file, file.name)
+    return target
 
 
 def _refuse_other_things(target: Path) -> None:
-    if target.suffix == ".samsdk":
+    if target.suffix == BUNDLE_SUFFIX:
         if target.is_dir():
             raise OutputError(f"{target} is a folder; a *.samsdk bundle is a file")
         if target.exists() and not _is_packed_bundle(target):
@@ -185,28 +183,3 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def _publish(staging: Path, target: Path) -> None:
-    if target.suffix == ".samsdk":
-        packed = staging / "packed"
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for file in sorted(path for path in staging.iterdir() if path != packed):
-                # A fixed date and mode, so that the same checkpoint gives the same file.
-                member = zipfile.ZipInfo(file.name)
-                member.external_attr = 0o644 << 16
-                archive.writestr(member, file.read_bytes())
-        packed.replace(target)
-        return
-    old = target.with_name(f"{staging.name}-old")
-    replaced = target.exists()
-    if replaced:
-        target.rename(old)
-    try:
-        staging.rename(target)
-    except OSError:
-        if replaced:
-            old.rename(target)
-        raise
-    with suppress(OSError):
-        shutil.rmtree(old)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from samsdk.errors import SamsdkError
+from samsdk.errors import OutputError, SamsdkError
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from samsdk_training.models import build_sam
 
@@ -114,7 +114,7 @@ def test_interrupted_before_the_rename_nothing_is_left(checkpoint, tmp_path, mon
         raise failure
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises((CheckpointError, KeyboardInterrupt)):
+    with pytest.raises((OutputError, KeyboardInterrupt)):
         save_checkpoint(checkpoint, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
@@ -125,7 +125,7 @@ def test_killed_between_the_two_files_nothing_loads(checkpoint, tmp_path, monkey
 
     # A killed process runs no clean-up either.
     monkeypatch.setattr("samsdk_training.checkpoints._sha256", die)
-    monkeypatch.setattr("samsdk_training.checkpoints.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("samsdk.io.atomic.shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(SystemExit):
         save_checkpoint(checkpoint, tmp_path / "new")
     monkeypatch.undo()
@@ -144,7 +144,7 @@ def test_failing_to_replace_keeps_the_earlier_one(checkpoint, folder, tmp_path, 
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", fail_on_publishing)
-    with pytest.raises(CheckpointError, match="disk gone"):
+    with pytest.raises(OutputError, match="disk gone"):
         save_checkpoint(replace(checkpoint, lineage={"recipe": "second"}), folder)
     assert load_checkpoint(folder).lineage == {"recipe": "test"}
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]

@@ -7,13 +7,10 @@ the SHA-256 of the tensor file, so that neither passes with another checkpoint's
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samsdk.errors import SamsdkError
+from samsdk.io.atomic import atomic_folder
 from samsdk_training.models.sam import Sam, SamConfig, build_sam
 
 FORMAT = 1
@@ -121,35 +119,22 @@ def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> lis
 def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> None:
     """Write a checkpoint so that the folder holds all of it or is not touched.
 
-    The files are written into a hidden folder beside the target, flushed to disk, and that folder is renamed. An
-    earlier checkpoint in the target is replaced, by two renames: killed between them, the target is absent and both
-    checkpoints lie beside it, whole.
+    See `samsdk.io.atomic.atomic_folder` for what a kill leaves behind.
 
     Args:
         checkpoint: What to write; checked first, so that nothing is saved which would not load.
         folder: Target folder; missing parents are made. It may hold an earlier checkpoint, but nothing else.
 
     Raises:
-        CheckpointError: The checkpoint does not pass `Checkpoint.check`, a dictionary is not JSON, the target holds
-            other files, or the system refuses the write.
+        CheckpointError: The checkpoint does not pass `Checkpoint.check`, a dictionary is not JSON, or the target holds
+            other files.
+        OutputError: The system refuses the write.
     """
     checkpoint.check()
-    # Not Path.resolve: a link given as the target should be seen as what it is below, not followed and renamed away.
-    target = Path(folder).absolute()
+    target = Path(folder)
     _expect_replaceable(target)
-    partial = target.with_name(f".{target.name[-40:]}.{uuid4().hex}.partial")
-    try:
-        try:
-            partial.mkdir(parents=True)
-            _write_files(checkpoint, partial)
-            _publish(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot write the checkpoint {str(target)!r}: {error}; check rights and space"
-        ) from error
+    with atomic_folder(target) as partial:
+        _write_files(checkpoint, partial)
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -207,25 +192,6 @@ def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint's description is not plain JSON: {error}") from error
     (folder / JSON_FILE).write_text(text + "\n", encoding="utf-8")
-    for path in (folder / TENSORS_FILE, folder / JSON_FILE):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def _publish(partial: Path, target: Path) -> None:
-    if not target.exists():
-        partial.replace(target)
-        return
-    # No system renames a folder over one that is not empty.
-    earlier = partial.with_suffix(".earlier")
-    target.replace(earlier)
-    try:
-        partial.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            earlier.replace(target)
-        raise
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -61,6 +61,60 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(_explain(target, error)) from error
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when it is complete.
+
+    Args:
+        path: Folder to create or replace; missing parents are made. Whether what is there may be replaced is for the
+            caller to decide first.
+
+    Yields:
+        An empty hidden folder beside `path`. When the block ends its files are synchronised to disk and it is renamed;
+        if the block raises anything at all, it is removed. An earlier folder is replaced by two renames: killed between
+        them, `path` is absent and both lie beside it, whole.
+
+    Raises:
+        OutputError: The system refuses the write.
+    """
+    # Not Path.resolve: a link given as the target should be seen as what it is, not followed and renamed away.
+    target = Path(path).absolute()
+    partial = target.with_name(f".{target.name[-40:]}.{uuid4().hex}.partial")
+    try:
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            _publish_folder(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except SamsdkError:
+        raise
+    except OSError as error:
+        raise OutputError(_explain(target, error)) from error
+
+
+def _publish_folder(partial: Path, target: Path) -> None:
+    for file in partial.iterdir():
+        with file.open("rb+") as handle:
+            os.fsync(handle.fileno())
+    if not target.exists():
+        partial.replace(target)
+        _sync_folder(target.parent)
+        return
+    # No system renames a folder over one that is not empty.
+    earlier = partial.with_suffix(".earlier")
+    target.replace(earlier)
+    try:
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            earlier.replace(target)
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 def _reserve(path: Path) -> tuple[Path, Path]:
     target = path.resolve()
     if target.is_dir():
