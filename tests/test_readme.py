@@ -1,4 +1,4 @@
-"""The README's code blocks run: `python` and `bash` blocks whole, of `sh` blocks (network, make) the calls are parsed."""
+"""The README's code blocks run: `python` and `bash` blocks whole; of `sh` blocks (network, make) calls are parsed."""
 
 import re
 import shlex

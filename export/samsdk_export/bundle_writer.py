@@ -63,13 +63,20 @@ def write_bundle(
             _fill(staging, checkpoint, name, bundle_version, progress)
             progress("moving the bundle into place")
         return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write a bundle to {target}: {error}") from error
     # Proved as a folder, then packed: the parity check reads the very files that go into the zip.
     with atomic_write(target) as packed, tempfile.TemporaryDirectory() as folder:
         _fill(Path(folder), checkpoint, name, bundle_version, progress)
         progress("moving the bundle into place")
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(Path(folder).iterdir()):
-                archive.write(file, file.name)
+                # A fixed date and mode, so that the same checkpoint gives the same file.
+                member = zipfile.ZipInfo(file.name)
+                member.external_attr = 0o644 << 16
+                archive.writestr(member, file.read_bytes())
     return target
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samsdk import hub
-from samsdk.cli import Report, add_command
-from samsdk.errors import MissingExtraError, SamsdkError
+from samsdk.cli import Report, WrongCallError, add_command
+from samsdk.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from samsdk_training.checkpoints import Checkpoint
@@ -33,7 +33,7 @@ def _run(args: argparse.Namespace) -> Report:
         raise MissingExtraError(f"samsdk export needs {error.name}: pip install 'samsdk[export]'") from error
     known = args.checkpoint in hub.MODELS and not Path(args.checkpoint).exists()
     if not known and args.output is None:
-        raise SamsdkError("give the bundle's place with -o")
+        raise WrongCallError("give the bundle's place with -o")
     name = args.checkpoint if known else Path(args.checkpoint).resolve().name
     target = args.output or hub.bundle_path(name)
     write_bundle(_checkpoint(args.checkpoint, known), target, name=name, progress=_say)

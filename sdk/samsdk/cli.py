@@ -21,6 +21,10 @@ from samsdk.io.images import read_image, write_png
 EXTENSIONS: Final = "samsdk.commands"
 
 
+class WrongCallError(SamsdkError):
+    """Arguments that only together make no sense; the program exits with 2, as for those that argparse refuses."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a command says: an object for `--json`, lines for people, and whether it failed."""
@@ -50,18 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report: Report = args.run(args)
     except SamsdkError as error:
-        return _fail(args, type(error).__name__, str(error))
+        return _fail(args, type(error).__name__, str(error), code=2 if isinstance(error, WrongCallError) else 1)
     except KeyboardInterrupt:
         return _fail(args, "KeyboardInterrupt", "interrupted; nothing half-written was left")
     print(json.dumps(report.data) if args.json else report.text)
     return int(report.failed)
 
 
-def _fail(args: argparse.Namespace, kind: str, message: str) -> int:
+def _fail(args: argparse.Namespace, kind: str, message: str, code: int = 1) -> int:
     if args.json:
         print(json.dumps({"error": {"type": kind, "message": message}}))
     print(f"samsdk: {kind}: {message}", file=sys.stderr)
-    return 1
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -132,6 +136,8 @@ def _add_segment(commands: Subparsers) -> None:
 
 
 def _run_segment(args: argparse.Namespace) -> Report:
+    if not args.point and args.box is None and args.mask is None:
+        raise WrongCallError("give a prompt: --point X,Y[,LABEL], --box X0,Y0,X1,Y1 or --mask FILE")
     points = [point[:2] for point in args.point] if args.point else None
     labels = [point[2] for point in args.point] if args.point else None
     image = read_image(args.image)

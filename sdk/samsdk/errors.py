@@ -18,6 +18,10 @@ class PromptError(SamsdkError, ValueError):
     """A point, box or mask prompt is malformed, lies outside the image, or is of a kind that the bundle lacks."""
 
 
+class ImageNotSetError(SamsdkError, RuntimeError):
+    """`predict` was called before `set_image`; a RuntimeError, as `segment_anything.SamPredictor` raises."""
+
+
 class BundleError(SamsdkError):
     """A bundle is missing, damaged, of an unknown format, or failed its parity certificate."""
 

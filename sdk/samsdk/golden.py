@@ -23,6 +23,7 @@ from samsdk.prompts import Prompt
 
 # Bounds of a passed certificate at full precision; a device that exceeds them does not compute the validated model.
 MAX_LOGIT_DIFFERENCE: Final = 1e-3
+MAX_SCORE_DIFFERENCE: Final = 1e-3
 MIN_MASK_IOU: Final = 0.999
 
 
@@ -61,7 +62,11 @@ class Parity:
         """The measurements and the bounds they were held against."""
         return {
             **asdict(self),
-            "bounds": {"max_logit_difference": MAX_LOGIT_DIFFERENCE, "mean_mask_iou": MIN_MASK_IOU},
+            "bounds": {
+                "max_logit_difference": MAX_LOGIT_DIFFERENCE,
+                "max_iou_prediction_difference": MAX_SCORE_DIFFERENCE,
+                "mean_mask_iou": MIN_MASK_IOU,
+            },
         }
 
 
@@ -117,12 +122,13 @@ def measure_parity(predictor: Predictor) -> Parity:
             mask_iou(mine > predictor.mask_threshold, theirs > predictor.mask_threshold)
             for mine, theirs in zip(logits, case.low_res_masks, strict=True)
         ]
-    largest, mean = max(logit_differences), float(np.mean(overlaps))
+    largest, score, mean = max(logit_differences), max(score_differences), float(np.mean(overlaps))
     return Parity(
-        passed=largest <= MAX_LOGIT_DIFFERENCE and mean >= MIN_MASK_IOU,
+        # Scores count too: they choose among the masks, and users gate on them.
+        passed=largest <= MAX_LOGIT_DIFFERENCE and score <= MAX_SCORE_DIFFERENCE and mean >= MIN_MASK_IOU,
         cases=len(cases),
         max_logit_difference=largest,
-        max_iou_prediction_difference=max(score_differences),
+        max_iou_prediction_difference=score,
         mean_mask_iou=mean,
         min_mask_iou=min(overlaps),
         # The predictor raises on the first NaN, so that reaching this line means that there was none.

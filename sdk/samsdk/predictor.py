@@ -16,7 +16,7 @@ from samsdk.backends import Backend
 from samsdk.backends.onnxruntime import OnnxRuntimeBackend, Providers
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
-from samsdk.errors import BackendError, BundleError, PromptError
+from samsdk.errors import BackendError, BundleError, ImageNotSetError, PromptError
 from samsdk.io.images import as_array, image_key
 from samsdk.masks import upsample_logits, upsample_region
 from samsdk.prompts import DecoderInputs, Prompt, encode_prompt
@@ -240,7 +240,7 @@ class Predictor:
 
         Args:
             image: see `encode`.
-            image_format: order of an array's colour channels, `RGB` or `BGR`.
+            image_format: order of an array's colour channels, `RGB` or `BGR`; files say it themselves.
 
         Raises:
             ImageError: the image cannot be read or used.
@@ -250,7 +250,7 @@ class Predictor:
             raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
         self.reset_image()
         pixels: NDArray[np.generic] = as_array(image)
-        if image_format == "BGR" and pixels.ndim == 3:
+        if image_format == "BGR" and isinstance(image, np.ndarray) and pixels.ndim == 3:
             pixels = pixels[..., ::-1]
         self._current = self.encode(pixels)
 
@@ -277,7 +277,8 @@ class Predictor:
             (masks [M, H, W] bool, iou_predictions [M] float32, low_res_logits [M, 4E, 4E] float32).
 
         Raises:
-            PromptError: no image is set, or the prompt is malformed.
+            ImageNotSetError: no image is set.
+            PromptError: the prompt is malformed.
         """
         embedding = self._require_image()
         result = self.decode(
@@ -296,7 +297,7 @@ class Predictor:
 
     def _require_image(self) -> Embedding:
         if self._current is None:
-            raise PromptError("an image must be set with .set_image(...) before .predict(...)")
+            raise ImageNotSetError("an image must be set with .set_image(...) first")
         return self._current
 
 

@@ -177,7 +177,9 @@ def _check_mask(mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mas
     )
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer):
         if array.shape != frame.original_size:
-            raise PromptError(f"mask prompt of the wrong shape: {expected}; got {list(array.shape)} {array.dtype}")
+            raise PromptError(
+                f"mask prompt of the wrong shape or dtype: {expected}; got {list(array.shape)} {array.dtype}"
+            )
         share = preprocessing.apply_mask(array, frame, mask_side)
         return ((share * 2 - 1) * CERTAIN_LOGIT).astype(np.float32)
     if not np.issubdtype(array.dtype, np.floating) or array.shape != (mask_side, mask_side):

@@ -104,7 +104,7 @@ class Result:
             raise ImageError(f"overlay needs the image that was segmented, {size} (H, W), got {pixels.shape[:2]}")
         canvas = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
         colour = np.array(OVERLAY_COLOUR, dtype=np.float32)
-        canvas[self.mask] = (canvas[self.mask] * (1 - opacity) + colour * opacity).astype(np.uint8)
+        canvas[self.mask] = np.rint(canvas[self.mask] * (1 - opacity) + colour * opacity).astype(np.uint8)
         thickness = max(1, max(size) // 400)
         cv2.polylines(
             canvas, [outline.reshape(-1, 1, 2) for outline in self.polygons()], True, OVERLAY_COLOUR, thickness

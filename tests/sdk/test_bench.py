@@ -45,5 +45,5 @@ def test_a_bundle_without_golden_images_cannot_be_timed(tiny_bundle: Path) -> No
     manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
     del manifest["files"]["golden.npz"]
     (tiny_bundle / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match="lists no file golden.npz"):
+    with pytest.raises(BundleError, match=r"lists no file golden.npz"):
         run_bench(Bundle.open(tiny_bundle), device="cpu", repeats=1)

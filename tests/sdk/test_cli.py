@@ -137,13 +137,21 @@ def test_an_unknown_suffix_is_refused(run: Run, picture: Path, exported_bundle: 
 
 
 FAILURES = [
-    (("segment", "absent.png", "--box", "1,1,2,2", "--model", "{bundle}"), "ImageError", "expected an image file, found"),
+    (
+        ("segment", "absent.png", "--box", "1,1,2,2", "--model", "{bundle}"),
+        "ImageError",
+        "expected an image file, found",
+    ),
     (("segment", "{picture}", "--model", "{bundle}"), "PromptError", "got no prompt at all; expected at least one of"),
     (("segment", "{picture}", "--box", "1,1,2,999", "--model", "{bundle}"), "PromptError", "must lie inside the image"),
     (("segment", "{picture}", "--point", "1,1,5", "--model", "{bundle}"), "PromptError", "labels must be 1"),
     (("segment", "{picture}", "--box", "1,1,2,2", "--model", "nowhere"), "BundleError", "no bundle at 'nowhere'"),
     (("segment", "{picture}", "--box", "1,1,2,2"), "BundleError", "samsdk models pull lite-medsam"),
-    (("segment", "{picture}", "--box", "1,1,2,2", "--model", "{bundle}", "--device", "x"), "BackendError", "unknown dev"),
+    (
+        ("segment", "{picture}", "--box", "1,1,2,2", "--model", "{bundle}", "--device", "x"),
+        "BackendError",
+        "unknown dev",
+    ),
     (("info", "nowhere"), "BundleError", "no bundle at 'nowhere'"),
     (("doctor", "nowhere"), "BundleError", "no bundle at 'nowhere'"),
     (("bench", "nowhere"), "BundleError", "no bundle at 'nowhere'"),

@@ -161,7 +161,10 @@ def test_fields_that_a_later_version_adds_are_left_alone(valid: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: change(data, "parity", {}), "tier 'exact' of bundle 'tiny' needs .* and has none; export it again"),
+        (
+            lambda data: change(data, "parity", {}),
+            "tier 'exact' of bundle 'tiny' needs .* and has none; export it again",
+        ),
         (lambda data: change(data, "parity/exact", {}), "certificate and has none"),
         (lambda data: change(data, "parity/exact/onnxruntime-cpu/passed", False), "failed it on onnxruntime-cpu"),
     ],

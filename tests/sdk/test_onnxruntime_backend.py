@@ -32,9 +32,13 @@ def test_devices_become_provider_lists_on_a_machine_without_cuda() -> None:
     assert choose_providers("cpu") == [CPU]
     assert choose_providers([CPU]) == [CPU]
     assert choose_providers([(CPU, {"use_arena": "0"})]) == [(CPU, {"use_arena": "0"})]
-    with pytest.raises(BackendError, match="device 'cuda' needs CUDAExecutionProvider, this onnxruntime has: CPU.*pip"):
+    with pytest.raises(
+        BackendError, match=r"device 'cuda' needs CUDAExecutionProvider, this onnxruntime has: CPU.*pip"
+    ):
         choose_providers("cuda")
-    with pytest.raises(BackendError, match="this onnxruntime has no CUDAExecutionProvider; it has: CPUExecutionProvider"):
+    with pytest.raises(
+        BackendError, match="this onnxruntime has no CUDAExecutionProvider; it has: CPUExecutionProvider"
+    ):
         choose_providers([CUDA, CPU])
 
 
@@ -63,7 +67,7 @@ def test_auto_falls_back_with_a_warning_and_a_named_device_does_not(graph: bytes
         backend = OnnxRuntimeBackend(graph, "auto")
     assert backend.provider == CPU
     for device in ("cuda", [CUDA, CPU]):
-        with pytest.raises(BackendError, match="could not be started .* `pip install onnxruntime-gpu`"):
+        with pytest.raises(BackendError, match=r"could not be started .* `pip install onnxruntime-gpu`"):
             OnnxRuntimeBackend(graph, device)
 
 
@@ -96,5 +100,5 @@ def test_what_is_no_graph_is_refused(graph_bytes: bytes) -> None:
     ],
 )
 def test_an_engine_that_fails_says_which_provider(graph: bytes, feeds: dict[str, Any]) -> None:
-    with pytest.raises(BackendError, match="ONNX Runtime failed on CPUExecutionProvider: .*"):
+    with pytest.raises(BackendError, match=r"ONNX Runtime failed on CPUExecutionProvider: .*"):
         OnnxRuntimeBackend(graph, "cpu").run(feeds)

@@ -200,7 +200,9 @@ def sam_predictor() -> Any:
 @pytest.mark.parametrize("method", ["set_image", "predict", "reset_image", "get_image_embedding"])
 def test_the_drop_ins_signatures_are_segment_anythings(sam_predictor: Any, method: str) -> None:
     mine, theirs = (inspect.signature(getattr(cls, method)).parameters for cls in (Predictor, sam_predictor))
-    assert [(p.name, p.default, p.kind) for p in mine.values()] == [(p.name, p.default, p.kind) for p in theirs.values()]
+    assert [(p.name, p.default, p.kind) for p in mine.values()] == [
+        (p.name, p.default, p.kind) for p in theirs.values()
+    ]
 
 
 @pytest.mark.parametrize("multimask", [False, True])
@@ -219,9 +221,7 @@ def test_predict_returns_what_decode_returns(fresh: Predictor, cell: NDArray[np.
     np.testing.assert_array_equal(logits, expected.low_res_logits)
 
 
-def test_predict_gives_three_masks_unless_told_and_logits_on_request(
-    fresh: Predictor, cell: NDArray[np.uint8]
-) -> None:
+def test_predict_gives_three_masks_unless_told_and_logits_on_request(fresh: Predictor, cell: NDArray[np.uint8]) -> None:
     fresh.set_image(cell)
     masks, scores, _ = fresh.predict(np.array([[330, 350]]), np.array([1]))
     assert len(masks) == len(scores) == 3
@@ -338,9 +338,7 @@ def test_what_is_not_finite_never_leaves(
     assert len(fresh._kept) == (0 if part == "_encoder" else 1)
 
 
-def test_an_embedding_of_another_bundle_is_refused(
-    predictor: Predictor, embedding: Embedding, tmp_path: Path
-) -> None:
+def test_an_embedding_of_another_bundle_is_refused(predictor: Predictor, embedding: Embedding, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="the embedding was made by bundle other@0, this predictor runs tiny@"):
         predictor.decode(replace(embedding, bundle="other@0"), box=BOX)
     embedding.save(tmp_path / "a.npz")
@@ -380,7 +378,9 @@ def test_a_kind_that_the_bundle_lacks_is_refused(tiny_bundle: Path, tissue: NDAr
     assert predictor.segment(tissue, box=BOX).mask.shape == (512, 512)
 
 
-def test_the_mask_threshold_is_the_manifests(tiny_bundle: Path, predictor: Predictor, tissue: NDArray[np.uint8]) -> None:
+def test_the_mask_threshold_is_the_manifests(
+    tiny_bundle: Path, predictor: Predictor, tissue: NDArray[np.uint8]
+) -> None:
     result = predictor.segment(tissue, box=BOX)
     high = float(np.quantile(result.low_res_logits, 0.9))
     edit_manifest(tiny_bundle, ("outputs", "mask_threshold"), high)

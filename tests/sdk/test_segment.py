@@ -183,7 +183,7 @@ def test_the_default_model_that_was_never_made_says_how_to_make_it(
     monkeypatch.setenv("SAMSDK_CACHE_DIR", str(tmp_path))
     with pytest.raises(BundleError, match="`samsdk models pull lite-medsam` then `samsdk export lite-medsam`"):
         samsdk.segment(tissue, box=BOX)
-    with pytest.raises(BundleError, match=r"no bundle at 'sam-huge': .* known model \(lite-medsam\), got nothing there"):
+    with pytest.raises(BundleError, match=r"no bundle at 'sam-huge': .* known model \(lite-medsam\), got nothing"):
         samsdk.segment(tissue, box=BOX, model="sam-huge")
     shutil.copytree(exported_bundle, tmp_path / "bundles" / "lite-medsam")
     assert samsdk.segment(tissue, box=BOX).bundle.startswith("tiny@")

@@ -150,6 +150,8 @@ def _sync_folder(folder: Path) -> None:
 
 def _explain(path: Path, error: OSError) -> str:
     reason = error.strerror or str(error)
+    if path.parent.exists() and not path.parent.is_dir():
+        return f"cannot write {str(path)!r}: {str(path.parent)!r} is a file, not a folder"
     if not path.parent.is_dir():
         return f"cannot write {str(path)!r}: the folder {str(path.parent)!r} does not exist; create it first"
     if isinstance(error, PermissionError):

@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import samsdk
+from samsdk import cli
+from samsdk_export import bundle_writer
+from samsdk_training.checkpoints import Checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def saved(tiny_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    save_checkpoint(tiny_checkpoint, tmp_path / "checkpoints" / "tiny")
+    return tmp_path / "checkpoints" / "tiny"
+
+
+def run(*argv: object) -> int:
+    return cli.main(["export", *(str(arg) for arg in argv)])
+
+
+def only_object(out: str) -> dict[str, Any]:
+    assert out.count("\n") == 1
+    data = json.loads(out)
+    assert isinstance(data, dict)
+    return data
+
+
+def test_exporting_a_saved_checkpoint_again_gives_the_same_bytes(
+    saved: Path, exported_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way, tracing included; the other tests of the command take the graphs from here."""
+    target = tmp_path / "again"
+    assert run(saved, "-o", target, "--json") == 0
+    out, err = capsys.readouterr()
+    assert only_object(out) == {"name": "tiny", "bundle": str(target)}
+    assert err.splitlines() == [
+        "building the model",
+        "exporting the encoder",
+        "exporting the decoder",
+        "asking the torch model the golden prompts",
+        "checking parity in a fresh process",
+        "moving the bundle into place",
+    ]
+    assert {path.name for path in target.iterdir()} == {path.name for path in exported_bundle.iterdir()}
+    for path in exported_bundle.iterdir():
+        assert (target / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_export_to_one_file_for_people(
+    saved: Path,
+    exported_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for part in ("encoder", "decoder"):
+        content = (exported_bundle / f"{part}.onnx").read_bytes()
+        monkeypatch.setattr(bundle_writer, f"export_{part}", lambda model, content=content: content)
+    target = tmp_path / "out" / "tiny.samsdk"
+    assert run(saved, "-o", target) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{target}\n"
+    assert err.endswith("moving the bundle into place\n")
+    assert samsdk.load(target, device="cpu").bundle.identity == samsdk.Bundle.open(exported_bundle).identity
+
+
+@pytest.mark.parametrize(
+    ("argv", "kind", "message"),
+    [
+        (("{saved}",), "SamsdkError", "give the bundle's place with -o"),
+        (("{tmp}/absent", "-o", "{tmp}/b"), "CheckpointError", "is not a checkpoint folder"),
+        (("{saved}", "-o", "{saved}"), "OutputError", "holds something else than a bundle and is left alone"),
+        (("{saved}", "-o", "{saved}/model.json"), "OutputError", "is a file; give a folder or a name that ends in"),
+    ],
+)
+def test_what_cannot_be_exported_exits_1_and_says_why(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], kind: str, message: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*(arg.format(saved=saved, tmp=tmp_path) for arg in argv), "--json") == 1
+    out, err = capsys.readouterr()
+    error = only_object(out)["error"]
+    assert error["type"] == kind
+    assert message in error["message"]
+    assert err.startswith(f"samsdk: {kind}: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_call_without_a_checkpoint_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("-o", "somewhere")
+    assert stop.value.code == 2
+    assert "the following arguments are required: checkpoint" in capsys.readouterr().err
