@@ -34,7 +34,7 @@ _UNREADABLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """What the encoder made of one image; decode as many prompts from it as you like, from any thread.
 

@@ -27,7 +27,7 @@ MAX_SCORE_DIFFERENCE: Final = 1e-3
 MIN_MASK_IOU: Final = 0.999
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GoldenCase:
     """One prompt on one golden image, and the original model's answer.
 

@@ -13,7 +13,7 @@ from samsdk.transforms import Frame
 _ROWS_AT_ONCE: Final = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """A binary mask of an image, stored only over the box that holds foreground.
 
@@ -161,7 +161,10 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 
 def polygons(region: Region) -> list[NDArray[np.int32]]:
-    """Outer contours of a mask, one [N, 2] array of (x, y) pixel centres for each connected part; holes are filled."""
+    """Outer contours of a mask, one [N, 2] array of (x, y) pixel centres for each connected part.
+
+    Holes are filled, and so are not told from islands within them.
+    """
     if region.inside.size == 0:
         return []
     contours, _ = cv2.findContours(region.inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

@@ -23,7 +23,7 @@ PADDING: Final = -1
 CERTAIN_LOGIT: Final = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """One prompt: any mixture of points, one box and one mask, all of them about one object.
 

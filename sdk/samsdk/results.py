@@ -23,7 +23,7 @@ SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
 OVERLAY_COLOUR: Final = (86, 180, 233)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """The answer to one prompt.
 
@@ -33,8 +33,8 @@ class Result:
         low_res_logits: [M, 4E, 4E] float32 logits over the network's input square; one of them, as it is, can be the
             next prompt's `mask`.
         labels: class id to name for semantic bundles, else empty.
-        timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are 0.0 when the
-            image's embedding was there already.
+        timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are the
+            embedding's own, and 0.0 where `segment` or a file had it already.
         provider: the execution provider that ran the decoder.
         bundle: name and content hash of the bundle.
     """
@@ -97,7 +97,10 @@ class Result:
 
         Raises:
             ImageError: the image is of another size.
+            ValueError: the opacity is not within 0 to 1.
         """
+        if not 0 <= opacity <= 1:
+            raise ValueError(f"opacity must be within 0 to 1, got {opacity}")
         pixels = to_uint8(as_array(image), "uint8_or_minmax")
         size = self.regions[self.best].size
         if pixels.shape[:2] != size:

@@ -69,7 +69,6 @@ def test_export_to_one_file_for_people(
 @pytest.mark.parametrize(
     ("argv", "kind", "message"),
     [
-        (("{saved}",), "SamsdkError", "give the bundle's place with -o"),
         (("{tmp}/absent", "-o", "{tmp}/b"), "CheckpointError", "is not a checkpoint folder"),
         (("{saved}", "-o", "{saved}"), "OutputError", "holds something else than a bundle and is left alone"),
         (("{saved}", "-o", "{saved}/model.json"), "OutputError", "is a file; give a folder or a name that ends in"),
@@ -86,6 +85,11 @@ def test_what_cannot_be_exported_exits_1_and_says_why(
     assert message in error["message"]
     assert err.startswith(f"samsdk: {kind}: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_of_one_s_own_needs_a_place(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(saved) == 2
+    assert "give the bundle's place with -o" in capsys.readouterr().err
 
 
 def test_a_call_without_a_checkpoint_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

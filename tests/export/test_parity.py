@@ -28,7 +28,11 @@ def test_a_fresh_process_measures_what_the_certificate_says(tiny_bundle: Path) -
     assert certificate["cases"] == 7
     assert certificate["max_logit_difference"] < 1e-4
     assert certificate["provider"] == "CPUExecutionProvider"
-    assert certificate["bounds"] == {"max_logit_difference": 1e-3, "mean_mask_iou": 0.999}
+    assert certificate["bounds"] == {
+        "max_logit_difference": 1e-3,
+        "max_iou_prediction_difference": 1e-3,
+        "mean_mask_iou": 0.999,
+    }
 
 
 def test_what_exceeds_the_bounds_is_refused_with_the_measurements(tiny_bundle: Path) -> None:

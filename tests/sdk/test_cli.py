@@ -142,7 +142,6 @@ FAILURES = [
         "ImageError",
         "expected an image file, found",
     ),
-    (("segment", "{picture}", "--model", "{bundle}"), "PromptError", "got no prompt at all; expected at least one of"),
     (("segment", "{picture}", "--box", "1,1,2,999", "--model", "{bundle}"), "PromptError", "must lie inside the image"),
     (("segment", "{picture}", "--point", "1,1,5", "--model", "{bundle}"), "PromptError", "labels must be 1"),
     (("segment", "{picture}", "--box", "1,1,2,2", "--model", "nowhere"), "BundleError", "no bundle at 'nowhere'"),
@@ -178,6 +177,13 @@ def test_what_fails_exits_1_and_says_why(
     assert only_object(out)["error"]["type"] == kind
     assert message in only_object(out)["error"]["message"]
     assert err.startswith(f"samsdk: {kind}: ")
+
+
+def test_a_segment_call_without_a_prompt_is_a_wrong_call(run: Run, picture: Path, exported_bundle: Path) -> None:
+    code, out, err = run("segment", str(picture), "--model", str(exported_bundle), "--json")
+    assert code == 2
+    assert only_object(out)["error"]["message"].startswith("give a prompt: --point X,Y[,LABEL], --box")
+    assert err.startswith("samsdk: WrongCallError: give a prompt")
 
 
 @pytest.mark.parametrize(

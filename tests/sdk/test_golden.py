@@ -50,7 +50,11 @@ def test_the_exported_bundle_has_parity(predictor: Predictor) -> None:
     assert parity.max_iou_prediction_difference < 1e-4
     assert parity.min_mask_iou == parity.mean_mask_iou == 1.0
     assert (parity.nan, parity.provider) == (False, "CPUExecutionProvider")
-    assert parity.to_dict()["bounds"] == {"max_logit_difference": 1e-3, "mean_mask_iou": 0.999}
+    assert parity.to_dict()["bounds"] == {
+        "max_logit_difference": 1e-3,
+        "max_iou_prediction_difference": 1e-3,
+        "mean_mask_iou": 0.999,
+    }
 
 
 @pytest.mark.parametrize(("shift", "passed"), [(1e-2, False), (2e-3, False), (5e-4, True)])
@@ -65,6 +69,16 @@ def test_one_changed_logit_decides_by_the_bound(tiny_bundle: Path, shift: float,
     assert parity.passed is passed
     assert parity.max_logit_difference == pytest.approx(shift, rel=0.05)
     assert parity.mean_mask_iou == 1.0
+
+
+@pytest.mark.parametrize(("shift", "passed"), [(5e-3, False), (5e-4, True)])
+def test_one_changed_score_decides_by_the_bound(tiny_bundle: Path, shift: float, passed: bool) -> None:
+    images, cases = read_golden(Bundle.open(tiny_bundle))
+    scores = cases[0].iou_predictions + np.array([0, 0, shift, 0], np.float32)
+    bundle = put_golden(tiny_bundle, write_golden(images, [replace(cases[0], iou_predictions=scores), *cases[1:]]))
+    parity = measure_parity(Predictor(bundle, device="cpu"))
+    assert parity.passed is passed
+    assert parity.max_iou_prediction_difference == pytest.approx(shift, rel=0.05)
 
 
 def test_changed_masks_fail_by_their_overlap(tiny_bundle: Path) -> None:

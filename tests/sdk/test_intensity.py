@@ -25,6 +25,8 @@ def no_numeric_warnings():
         pytest.param(np.array([0, 7, 255], np.uint8), [0, 7, 255], id="uint8 is kept"),
         pytest.param(np.array([3, 5], np.uint8), [3, 5], id="uint8 of a narrow range is not stretched"),
         pytest.param(np.array([0, 255], np.uint16), [0, 255], id="uint16 within 255 is kept"),
+        pytest.param(np.array([10, 255], np.uint16), [10, 255], id="uint16 up to 255 is not stretched"),
+        pytest.param(np.array([10, 255], np.float32), [10, 255], id="float up to 255 is not stretched"),
         pytest.param(np.array([0, 1], np.uint16), [0, 1], id="integers within 0-1 are levels, not shares"),
         pytest.param(np.array([0, 256], np.uint16), [0, 255], id="uint16 just above 255"),
         pytest.param(np.array([1000, 1500, 65535], np.uint16), [0, 2, 255], id="12 to 16 bits"),

@@ -218,6 +218,7 @@ def test_a_single_pixel() -> None:
     frame = Preprocessing(64).frame((64, 64))
     logits = np.full((64, 64), -1, np.float32)
     logits[40, 13] = 1e-6
+    logits[40, 14] = logits[41, 13] = 0  # not above the threshold
     region = upsample_region(logits, frame)
     assert region.box == (13, 40, 14, 41)
     assert region.area == 1

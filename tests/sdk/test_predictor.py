@@ -17,7 +17,17 @@ import pytest
 from numpy.typing import NDArray
 
 import samsdk
-from samsdk import BackendError, BundleError, Embedding, ImageError, Predictor, Prompt, PromptError, Result
+from samsdk import (
+    BackendError,
+    BundleError,
+    Embedding,
+    ImageError,
+    ImageNotSetError,
+    Predictor,
+    Prompt,
+    PromptError,
+    Result,
+)
 from samsdk.masks import upsample_logits
 
 BOX = (120, 100, 300, 260)
@@ -252,12 +262,12 @@ def test_logits_go_back_in_as_a_mask(fresh: Predictor, cell: NDArray[np.uint8]) 
 
 def test_without_an_image_the_drop_in_says_to_set_one(fresh: Predictor, cell: NDArray[np.uint8]) -> None:
     for call in (lambda: fresh.predict(box=np.array(BOX)), fresh.get_image_embedding):
-        with pytest.raises(PromptError, match=r"an image must be set with .set_image"):
+        with pytest.raises(ImageNotSetError, match=r"an image must be set with .set_image"):
             call()
     fresh.set_image(cell)
     fresh.predict(box=np.array(BOX))
     fresh.reset_image()
-    with pytest.raises(PromptError, match="an image must be set"):
+    with pytest.raises(RuntimeError, match="an image must be set"):
         fresh.predict(box=np.array(BOX))
     fresh.set_image(cell)
     with pytest.raises(ImageError):
