@@ -273,7 +273,7 @@ def test_without_an_image_the_drop_in_says_to_set_one(fresh: Predictor, cell: ND
     with pytest.raises(ImageError):
         fresh.set_image(np.zeros((4, 4, 5)))
     # The image before it must not answer for the one that failed.
-    with pytest.raises(PromptError, match="an image must be set"):
+    with pytest.raises(ImageNotSetError, match="an image must be set"):
         fresh.predict(box=np.array(BOX))
 
 
