@@ -41,5 +41,14 @@ def read_results(benchmark: str) -> list[dict[str, Any]]:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """The commit that is checked out, marked where code differs from it; results themselves are not code."""
+    commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"
+    return (
+        f"{commit}-dirty" if _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md") else commit
+    )
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+    ).stdout.strip()
