@@ -70,8 +70,8 @@ def encode_prompt(
 ) -> DecoderInputs:
     """Check one prompt and turn it into the decoder's feeds.
 
-    The order of tokens is Meta's: points, then the two box corners; without a box one padding point is appended,
-    because SAM was trained with it.
+    The tokens are Meta's: points, then the two box corners; points without a box are followed by one padding point,
+    because SAM was trained with it; a mask alone has no token.
 
     Args:
         prompt: what the user gave.
@@ -96,7 +96,7 @@ def encode_prompt(
         box = _check_box(prompt.box, frame)
         coords.append(preprocessing.apply_boxes(box, frame).reshape(2, 2))
         tokens.append(np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], dtype=np.float32))
-    else:
+    elif len(points):
         coords.append(np.zeros((1, 2), dtype=np.float32))
         tokens.append(np.array([PADDING], dtype=np.float32))
     mask = np.zeros((mask_side, mask_side), dtype=np.float32)

@@ -73,6 +73,14 @@ def test_boxes_with_and_without_points(model: Sam, image: Tensor, prompts: int, 
         close(got, wanted)
 
 
+def test_a_mask_alone_has_no_token(model: Sam, image: Tensor) -> None:
+    masks = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(8)) * 5
+    expected = whole(model, image, masks=masks)
+    got = decode(model, image, torch.zeros(2, 0, 2), torch.zeros(2, 0), masks, torch.ones(2))
+    for mine, theirs in zip(got, expected, strict=True):
+        close(mine, theirs)
+
+
 def test_prompts_with_and_without_a_mask_in_one_call(model: Sam, image: Tensor) -> None:
     generator = torch.Generator().manual_seed(5)
     boxes = torch.rand(4, 4, generator=generator) * 63

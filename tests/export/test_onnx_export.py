@@ -51,7 +51,7 @@ def test_the_encoder_in_onnx_runtime_is_torchs(model: Sam, sessions: dict[str, A
 
 
 @pytest.mark.parametrize("prompts", [1, 7])
-@pytest.mark.parametrize("tokens", [1, 2, 9])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 9])
 def test_the_decoder_in_onnx_runtime_is_torchs_for_any_number(
     model: Sam, sessions: dict[str, Any], prompts: int, tokens: int
 ) -> None:

@@ -25,7 +25,7 @@ def test_a_fresh_process_measures_what_the_certificate_says(tiny_bundle: Path) -
     certificate = certify(tiny_bundle, "exact")
     assert certificate == written
     assert certificate["passed"] is True
-    assert certificate["cases"] == 7
+    assert certificate["cases"] == 8
     assert certificate["max_logit_difference"] < 1e-4
     assert certificate["provider"] == "CPUExecutionProvider"
     assert certificate["bounds"] == {

@@ -24,11 +24,11 @@ def put_golden(folder: Path, content: bytes) -> Bundle:
 def test_what_is_written_is_read(tiny_bundle: Path) -> None:
     images, cases = read_golden(Bundle.open(tiny_bundle))
     assert [image.shape for image in images] == [(320, 267), (320, 320, 3), (192, 320, 3)]
-    assert len(cases) == 7
+    assert len(cases) == 8
     written = write_golden(images, cases)
     assert written == (tiny_bundle / "golden.npz").read_bytes()
     with np.load(io.BytesIO(written), allow_pickle=False) as archive:
-        assert archive["low_res_masks"].shape == (7, 4, 64, 64)
+        assert archive["low_res_masks"].shape == (8, 4, 64, 64)
         assert archive["low_res_masks"].dtype == np.float32
 
 
@@ -45,7 +45,7 @@ def test_a_mask_prompt_is_the_logits_of_the_case_it_names() -> None:
 def test_the_exported_bundle_has_parity(predictor: Predictor) -> None:
     parity = measure_parity(predictor)
     assert parity.passed
-    assert parity.cases == 7
+    assert parity.cases == 8
     assert parity.max_logit_difference < 1e-4
     assert parity.max_iou_prediction_difference < 1e-4
     assert parity.min_mask_iou == parity.mean_mask_iou == 1.0

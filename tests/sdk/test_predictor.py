@@ -109,9 +109,9 @@ def test_a_batch_of_mixed_prompts_answers_as_one_by_one(
     # The answers differ by far more than the tolerance, so the order is proved too.
     distances = [np.abs(a.low_res_logits - b.low_res_logits).max() for i, a in enumerate(single) for b in single[:i]]
     assert min(distances) > 1e-3
-    # Tokens: box 2, one point 2, three points 4, point and box 3, mask and point 2, mask alone 1.
+    # Tokens: box 2, one point 2, three points 4, point and box 3, mask and point 2, mask alone none.
     calls = sorted((len(feeds["point_labels"]), feeds["point_labels"].shape[1]) for feeds in spy.feeds)
-    assert calls == [(1, 1), (1, 3), (1, 4), (6, 2)]
+    assert calls == [(1, 0), (1, 3), (1, 4), (6, 2)]
 
 
 def test_prompts_of_one_kind_share_one_engine_call(fresh: Predictor, embedding: Embedding) -> None:

@@ -52,10 +52,11 @@ def test_points_come_before_the_box() -> None:
     assert tokens(feeds) == [(6.4, 12.8, 0), (32, 48, 1), (0, 0, 2), (16, 32, 3)]
 
 
-def test_a_mask_alone_has_only_the_padding_point() -> None:
+def test_a_mask_alone_has_no_token() -> None:
     logits = np.random.default_rng(0).normal(size=(SIDE, SIDE))
     feeds = encode(mask=logits)
-    assert tokens(feeds) == [(0, 0, -1)]
+    assert tokens(feeds) == []
+    assert feeds.point_coords.shape == (0, 2)
     assert feeds.has_mask_input == 1.0
     np.testing.assert_array_equal(feeds.mask_input, logits.astype(np.float32))
     np.testing.assert_array_equal(encode(mask=logits[None]).mask_input, feeds.mask_input)
