@@ -13,6 +13,11 @@ from results import ROOT, read_results
 
 BEGIN = "<!-- numbers:begin (python benchmarks/report.py writes this part) -->"
 END = "<!-- numbers:end -->"
+# The sets' licences ask for it; none of them is a part of samsdk.
+CITATIONS = (
+    "First 40 images of each set. us_hc18: van den Heuvel et al., HC18, CC BY 4.0; nuclei_dsb2018: Caicedo et al., 2019, "
+    "BBBC038, CC0; ct_kits19_mini: Heller et al., KiTS19, CC BY-NC-SA 4.0."
+)
 
 
 def machine(result: Mapping[str, Any]) -> str:
@@ -36,7 +41,7 @@ def accuracy_table(result: Mapping[str, Any]) -> str:
             f"| {row['set']} (object: {row['object']}) | {row['images']} / {row['objects']} | {row['dice']:.3f} | "
             f"{row['torch_mask_iou']:.6f} | {row['torch_logit_difference']:.1e} |"
         )
-    return "\n".join([*rows, "", f"Measured on {machine(result)}."])
+    return "\n".join([*rows, "", f"Measured on {machine(result)}. {CITATIONS}"])
 
 
 def latency_table(result: Mapping[str, Any]) -> str:
