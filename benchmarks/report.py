@@ -15,8 +15,8 @@ BEGIN = "<!-- numbers:begin (python benchmarks/report.py writes this part) -->"
 END = "<!-- numbers:end -->"
 # The sets' licences ask for it; none of them is a part of samsdk.
 CITATIONS = (
-    "First 40 images of each set. us_hc18: van den Heuvel et al., HC18, CC BY 4.0; nuclei_dsb2018: Caicedo et al., 2019, "
-    "BBBC038, CC0; ct_kits19_mini: Heller et al., KiTS19, CC BY-NC-SA 4.0."
+    "First 40 images of each set. us_hc18: van den Heuvel et al., HC18, CC BY 4.0; nuclei_dsb2018: Caicedo et al., "
+    "2019, BBBC038, CC0; ct_kits19_mini: Heller et al., KiTS19, CC BY-NC-SA 4.0."
 )
 
 
