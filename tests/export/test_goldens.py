@@ -31,7 +31,8 @@ def test_the_golden_prompts_cover_every_kind_and_lie_in_their_images(model: Sam,
     preprocessing = preprocessing_of(tiny_checkpoint)
     cases = golden_cases(model, preprocessing, images)
     prompts = [golden_prompt(case, cases) for case in cases]
-    assert {prompt.kinds for prompt in prompts} == {("box",), ("points",), ("points", "box"), ("points", "mask")}
+    kinds = {prompt.kinds for prompt in prompts}
+    assert kinds == {("box",), ("points",), ("mask",), ("points", "box"), ("points", "mask")}
     assert {label for prompt in prompts for label in (prompt.labels or [])} == {0, 1}
     for case, prompt in zip(cases, prompts, strict=True):
         # Raises when a prompt does not fit its image.

@@ -266,7 +266,7 @@ def test_doctor_exits_0_for_a_good_bundle_and_1_for_one_that_computes_something_
 ) -> None:
     code, out, err = run("doctor", tiny_bundle)
     assert (code, err) == (0, "")
-    assert "\npass  tier exact on cpu: 7 golden prompts, " in out
+    assert "\npass  tier exact on cpu: 8 golden prompts, " in out
     images, cases = read_golden(Bundle.open(tiny_bundle))
     content = write_golden(images, [replace(case, low_res_masks=case.low_res_masks + 1e-2) for case in cases])
     (tiny_bundle / "golden.npz").write_bytes(content)
@@ -275,7 +275,7 @@ def test_doctor_exits_0_for_a_good_bundle_and_1_for_one_that_computes_something_
     (tiny_bundle / "manifest.json").write_text(json.dumps(manifest))
     code, out, _ = run("doctor", tiny_bundle)
     assert code == 1
-    assert "\nFAIL  tier exact on cpu: 7 golden prompts, largest logit difference 1.0e-02" in out
+    assert "\nFAIL  tier exact on cpu: 8 golden prompts, largest logit difference 1.0e-02" in out
     code, out, _ = run("doctor", tiny_bundle, "--json")
     data = only_object(out)
     assert (code, data["passed"], data["checks"][0]["passed"]) == (1, False, False)

@@ -34,7 +34,7 @@ def test_a_good_bundle_passes(exported_bundle: Path) -> None:
     assert (data["bundle"], data["path"]) == (bundle.identity, str(exported_bundle))
     (check,) = data["checks"]
     assert (check["tier"], check["device"], check["passed"]) == ("exact", "cpu", True)
-    assert check["detail"].startswith("7 golden prompts, largest logit difference ")
+    assert check["detail"].startswith("8 golden prompts, largest logit difference ")
     assert check["detail"].endswith("mean mask IoU 1.000000")
     assert check["parity"]["max_logit_difference"] < 1e-4
     assert {"python", "onnxruntime", "providers", "processor", "cores"} <= set(data["environment"])
