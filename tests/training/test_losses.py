@@ -1,0 +1,58 @@
+import monai.losses
+import pytest
+import torch
+
+from samsdk.masks import mask_iou
+from samsdk_training.losses import binary_iou, cross_entropy_loss, dice_loss, focal_loss
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 24, 32, generator=generator) * 3
+    return logits, (torch.randn(5, 24, 32, generator=generator) > 0.5).float()
+
+
+def test_dice_loss_is_monais(pair) -> None:
+    logits, target = pair
+    reference = monai.losses.DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=1, smooth_dr=1, reduction="none")
+    expected = reference(logits[:, None], target[:, None]).flatten()
+    torch.testing.assert_close(dice_loss(logits, target), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_focal_loss_is_monais(pair) -> None:
+    logits, target = pair
+    reference = monai.losses.FocalLoss(gamma=2.0, alpha=0.25, reduction="none")
+    expected = reference(logits[:, None], target[:, None]).mean((1, 2, 3))
+    torch.testing.assert_close(focal_loss(logits, target), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_by_hand() -> None:
+    logits, target = torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[1.0, 0.0]]])
+    # -log(1/2) and -log(1 - sigmoid(2)), averaged.
+    assert cross_entropy_loss(logits, target).item() == pytest.approx((0.693147 + 2.126928) / 2, abs=1e-6)
+
+
+def test_losses_of_a_perfect_and_of_an_inverted_mask(pair) -> None:
+    _, target = pair
+    sure = (target * 2 - 1) * 30
+    assert dice_loss(sure, target).max() < 1e-6
+    assert focal_loss(sure, target).max() < 1e-6
+    assert dice_loss(-sure, target).min() > 0.99
+
+
+def test_losses_are_finite_for_extreme_logits_and_their_gradients_too(pair) -> None:
+    _, target = pair
+    for loss in (dice_loss, focal_loss, cross_entropy_loss):
+        logits = torch.full_like(target, -1e4).requires_grad_()
+        loss(logits, target).sum().backward()
+        assert torch.isfinite(logits.grad).all()
+
+
+def test_binary_iou_is_the_runtime_s(pair) -> None:
+    logits, target = pair
+    expected = [mask_iou((a > 0).numpy(), (b > 0.5).numpy()) for a, b in zip(logits, target, strict=True)]
+    assert binary_iou(logits, target).tolist() == pytest.approx(expected)
+    empty = torch.zeros(1, 4, 4)
+    assert binary_iou(empty - 1, empty).item() == 1.0
+    assert binary_iou(empty + 1, empty).item() == 0.0

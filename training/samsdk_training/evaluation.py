@@ -1,0 +1,159 @@
+"""Evaluation with simulated users: how good a mask is after a box, after one click, and after corrections.
+
+The protocol: a tight box; or a first click on the point that is farthest from the object's border, then one click a
+round in the largest error of the last answer, at the point that is farthest from that error's border, with the last
+answer's logits as mask prompt. Nothing is random, so that two runs give the same numbers.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samsdk.masks import dice, mask_iou
+from samsdk.predictor import Predictor
+from samsdk.prompts import FOREGROUND
+from samsdk_training.data import LabelledImage, tight_box
+from samsdk_training.simulate import centre_point, correction
+
+BOX = "box"
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """What one object's masks were worth.
+
+    Attributes:
+        image: the image's id.
+        area: of the object, in pixels.
+        dice: Dice after each prompt, by the prompt's name: `box`, or the number of clicks as text.
+        iou: IoU after each prompt.
+        predicted_iou: the model's own estimate of it.
+    """
+
+    image: str
+    area: int
+    dice: Mapping[str, float]
+    iou: Mapping[str, float]
+    predicted_iou: Mapping[str, float]
+
+
+def evaluate_images(
+    predictor: Predictor,
+    images: Iterable[LabelledImage],
+    *,
+    clicks: Sequence[int] = (1, 3),
+    max_objects: int = 8,
+    smallest: int = 30,
+    feed_mask: bool = True,
+) -> Iterator[ObjectScores]:
+    """Prompt a bundle for each object of each image.
+
+    Args:
+        predictor: the bundle that is evaluated, on any backend.
+        images: with their labels.
+        clicks: numbers of clicks after which the mask is scored.
+        max_objects: of an image, the first in the order of their labels.
+        smallest: objects of fewer pixels are left out.
+        feed_mask: whether each correction comes with the last answer's logits.
+
+    Yields:
+        One entry an object.
+    """
+    for labelled in images:
+        objects = labelled.objects(smallest=smallest)[:max_objects]
+        if not objects:
+            continue
+        embedding = predictor.encode(labelled.image)
+        for truth in objects:
+            with warnings.catch_warnings():
+                # A bundle that was not trained with points says so; here that is what is measured.
+                warnings.simplefilter("ignore", UserWarning)
+                answers = {BOX: predictor.decode(embedding, box=tight_box(truth))}
+                answers |= _click(predictor, embedding, truth, clicks, feed_mask)
+            yield ObjectScores(
+                image=labelled.name,
+                area=int(np.count_nonzero(truth)),
+                dice={name: dice(answer.mask, truth) for name, answer in answers.items()},
+                iou={name: mask_iou(answer.mask, truth) for name, answer in answers.items()},
+                predicted_iou={name: answer.score for name, answer in answers.items()},
+            )
+
+
+def _click(
+    predictor: Predictor, embedding: Any, truth: NDArray[np.bool_], clicks: Sequence[int], feed_mask: bool
+) -> dict[str, Any]:
+    points, labels = [centre_point(truth)], [FOREGROUND]
+    answer = predictor.decode(embedding, points=points, labels=labels)
+    answers = {1: answer}
+    for count in range(2, max(clicks, default=1) + 1):
+        click = correction(answer.mask, truth)
+        if click is not None:
+            points.append(click[0])
+            labels.append(click[1])
+            mask = answer.low_res_logits[answer.best] if feed_mask else None
+            answer = predictor.decode(embedding, points=points, labels=labels, mask=mask)
+        # A perfect mask needs no further click: it stays the answer.
+        answers[count] = answer
+    return {str(count): answers[count] for count in clicks}
+
+
+def summarise(scores: Sequence[ObjectScores]) -> dict[str, Any]:
+    """Means over objects, and the calibration of the predicted IoU over all prompts.
+
+    Args:
+        scores: at least one.
+
+    Returns:
+        `objects`, `images`, `dice` and `iou` by prompt, and `calibration` (see `calibration`).
+
+    Raises:
+        ValueError: there are no scores.
+    """
+    if not scores:
+        raise ValueError("nothing to summarise: no object was large enough")
+    prompts = list(scores[0].dice)
+    predicted = np.array([score.predicted_iou[prompt] for score in scores for prompt in prompts])
+    actual = np.array([score.iou[prompt] for score in scores for prompt in prompts])
+    return {
+        "images": len({score.image for score in scores}),
+        "objects": len(scores),
+        "dice": {prompt: float(np.mean([score.dice[prompt] for score in scores])) for prompt in prompts},
+        "iou": {prompt: float(np.mean([score.iou[prompt] for score in scores])) for prompt in prompts},
+        "calibration": calibration(predicted, actual),
+    }
+
+
+def calibration(predicted: NDArray[np.floating], actual: NDArray[np.floating], bins: int = 10) -> dict[str, Any]:
+    """How far the predicted IoU can be believed.
+
+    Args:
+        predicted: [N] estimates; clipped to 0-1.
+        actual: [N] true IoU.
+        bins: of equal width over 0-1.
+
+    Returns:
+        `error`: the expected calibration error, the mean over bins of |mean predicted - mean actual| weighted by their
+        counts (Naeini et al., 2015); `mean_absolute_error` over all N; `curve`: for each bin that is not empty, its
+        `count` and the means `predicted` and `actual`.
+    """
+    believed = np.clip(np.asarray(predicted, dtype=np.float64), 0, 1)
+    true = np.asarray(actual, dtype=np.float64)
+    index = np.minimum((believed * bins).astype(int), bins - 1)
+    curve = [
+        {
+            "count": int(np.count_nonzero(index == one)),
+            "predicted": float(believed[index == one].mean()),
+            "actual": float(true[index == one].mean()),
+        }
+        for one in np.unique(index)
+    ]
+    gaps = sum(row["count"] * abs(row["predicted"] - row["actual"]) for row in curve)
+    return {
+        "error": float(gaps / len(believed)),
+        "mean_absolute_error": float(np.abs(believed - true).mean()),
+        "curve": curve,
+    }
