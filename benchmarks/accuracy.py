@@ -43,7 +43,7 @@ def measure_image(
     embedding = predictor.encode(labelled.image)
     square, frame = manifest.preprocessing.apply_image(labelled.image)
     with torch.inference_mode():
-        reference = model.image_encoder(torch.from_numpy(square))
+        reference = model.encode(torch.from_numpy(square))
     rows = []
     for truth in objects:
         prompt = Prompt(box=tight_box(truth))

@@ -147,7 +147,7 @@ def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
 
 
 def _manifest(checkpoint: Checkpoint, model: Sam, name: str, bundle_version: str) -> dict[str, Any]:
-    side, decoder = model.embedding_side, model.mask_decoder
+    decoder = model.mask_decoder
     return {
         "format": FORMAT,
         "name": name,
@@ -156,7 +156,7 @@ def _manifest(checkpoint: Checkpoint, model: Sam, name: str, bundle_version: str
         "geometry": dict(checkpoint.geometry),
         "intensity": dict(checkpoint.intensity),
         "normalisation": dict(checkpoint.normalisation),
-        "embedding": {"image_embeddings": [model.prompt_encoder.embed_dim, side, side]},
+        "embedding": {name: list(shape) for name, shape in model.image_encoder.embedding_shapes.items()},
         "prompts": dict(checkpoint.prompts),
         "outputs": {
             "mask_side": model.prompt_encoder.mask_side,

@@ -5,6 +5,7 @@ stained section, RGB, square) and a part of `retina` (fundus, RGB, lying), all f
 made smaller.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -60,7 +61,7 @@ def golden_cases(model: Sam, preprocessing: Preprocessing, images: list[NDArray[
     prepared = [preprocessing.apply_image(image) for image in images]
     cases: list[GoldenCase] = []
     with torch.inference_mode():
-        embeddings = [model.image_encoder(torch.from_numpy(square)) for square, _ in prepared]
+        embeddings = [model.encode(torch.from_numpy(square)) for square, _ in prepared]
         for index, prompt in _PROMPTS:
             unanswered = GoldenCase(index, prompt, np.empty(0, np.float32), np.empty(0, np.float32))
             feeds = encode_prompt(
@@ -76,13 +77,13 @@ def golden_cases(model: Sam, preprocessing: Preprocessing, images: list[NDArray[
 
 
 def torch_answer(
-    model: Sam, embedding: torch.Tensor, feeds: DecoderInputs
+    model: Sam, embeddings: Mapping[str, torch.Tensor], feeds: DecoderInputs
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The torch model's answer to one prompt, through its own prompt encoder, not through the exported graph's wrapper.
 
     Args:
         model: in evaluation mode.
-        embedding: [1, C, E, E].
+        embeddings: of the image, as `Sam.encode` returns them.
         feeds: what the runtime would feed to the decoder.
 
     Returns:
@@ -93,9 +94,8 @@ def torch_answer(
     points = (coords[clicked][None], labels[clicked][None]) if clicked.any() else None
     boxes = coords[cornered].reshape(1, 4) if cornered.any() else None
     masks = torch.from_numpy(feeds.mask_input)[None, None] if feeds.has_mask_input else None
-    sparse, dense = model.prompt_encoder(points, boxes, masks)
     answers = [
-        model.mask_decoder(embedding, model.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
+        model.decode(embeddings, points=points, boxes=boxes, masks=masks, multimask_output=multimask)
         for multimask in (False, True)
     ]
     logits = torch.cat([masks[0] for masks, _ in answers])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from samsdk.errors import SamsdkError
 from samsdk_export.graphs import (
-    DECODER_INPUTS,
     DECODER_OUTPUTS,
     ENCODER_INPUTS,
-    ENCODER_OUTPUTS,
     DecoderGraph,
     EncoderGraph,
+    decoder_inputs,
+    embedding_names,
 )
 from samsdk_training.models.sam import Sam
 
@@ -33,34 +33,36 @@ class ExportError(SamsdkError):
 
 
 def export_encoder(model: Sam) -> bytes:
-    """The encoder as an ONNX file: `image` [N, 3, S, S] to `image_embeddings` [N, C, E, E], N dynamic."""
+    """The encoder as an ONNX file: `image` [N, 3, S, S] to the embeddings by their names, N dynamic."""
     side = model.image_size
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = torch.export.Dim("N", min=1, max=64)
-    return _export(EncoderGraph(model), (example,), ENCODER_INPUTS, ENCODER_OUTPUTS, {"image": {0: batch}})
+    return _export(EncoderGraph(model), (example,), ENCODER_INPUTS, embedding_names(model), {"image": {0: batch}})
 
 
 def export_decoder(model: Sam) -> bytes:
     """The prompt encoder and mask decoder as an ONNX file, number of prompts P and of tokens K dynamic."""
     generator = torch.Generator().manual_seed(0)
     prompts, tokens, mask_side = 3, 5, model.prompt_encoder.mask_side
-    side, width = model.embedding_side, model.prompt_encoder.embed_dim
+    shapes = model.image_encoder.embedding_shapes
+    embedding, *skips = (torch.rand(1, *shape, generator=generator) for shape in shapes.values())
     example = (
-        torch.rand(1, width, side, side, generator=generator),
+        embedding,
         torch.rand(prompts, tokens, 2, generator=generator) * model.image_size,
         torch.tensor([[1.0, 0.0, 2.0, 3.0, -1.0]]).repeat(prompts, 1),
         torch.rand(prompts, 1, mask_side, mask_side, generator=generator),
         torch.tensor([0.0, 1.0, 0.0]),
+        *skips,
     )
     many, long = torch.export.Dim("P", min=1, max=1024), torch.export.Dim("K", min=1, max=256)
-    shapes = {
-        "image_embeddings": None,
+    dynamic = {
+        **dict.fromkeys(shapes),
         "point_coords": {0: many, 1: long},
         "point_labels": {0: many, 1: long},
         "mask_input": {0: many},
         "has_mask_input": {0: many},
     }
-    return _export(DecoderGraph(model), example, DECODER_INPUTS, DECODER_OUTPUTS, shapes)
+    return _export(DecoderGraph(model), example, decoder_inputs(model), DECODER_OUTPUTS, dynamic)
 
 
 def _export(

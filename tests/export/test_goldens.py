@@ -58,7 +58,7 @@ def test_the_torch_answer_is_the_models_own_forward(model: Sam) -> None:
     ]
     with torch.inference_mode():
         for feeds, (given_points, given_box, given_mask) in asked:
-            logits, scores = torch_answer(model, model.image_encoder(image), feeds)
+            logits, scores = torch_answer(model, model.encode(image), feeds)
             masks = None if given_mask is None else torch.from_numpy(given_mask)[None, None]
             for part, multimask in ((slice(0, 1), False), (slice(1, None), True)):
                 expected = model(image, points=given_points, boxes=given_box, masks=masks, multimask_output=multimask)

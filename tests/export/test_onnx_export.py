@@ -10,19 +10,18 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 import samsdk
-from samsdk_export.graphs import (
-    DECODER_INPUTS,
-    DECODER_OUTPUTS,
-    ENCODER_INPUTS,
-    ENCODER_OUTPUTS,
-    DecoderGraph,
-    EncoderGraph,
-)
+from samsdk_export.graphs import DecoderGraph, EncoderGraph
 from samsdk_export.onnx_export import FORBIDDEN_OPERATORS, OPSET, ExportError, check_graph
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 
-CONTRACT = {"encoder": (ENCODER_INPUTS, ENCODER_OUTPUTS), "decoder": (DECODER_INPUTS, DECODER_OUTPUTS)}
+ENCODER_INPUTS = ("image",)
+# Meta's names, in Meta's order.
+DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
+CONTRACT = {
+    "encoder": (ENCODER_INPUTS, ("image_embeddings",)),
+    "decoder": (DECODER_INPUTS, ("low_res_masks", "iou_predictions")),
+}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from samsdk_training.models.layer_norm import LayerNorm2d
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
-from samsdk_training.models.sam import Sam, SamConfig, build_sam, lite_medsam_config
+from samsdk_training.models.sam import Sam, SamConfig, build_sam, lite_medsam_config, student_config
+from samsdk_training.models.student import StudentEncoder, StudentEncoderConfig
 from samsdk_training.models.tiny_vit import TinyViT, TinyViTConfig
 from samsdk_training.models.transformer import TwoWayTransformer
 
@@ -13,9 +14,12 @@ __all__ = [
     "PromptEncoder",
     "Sam",
     "SamConfig",
+    "StudentEncoder",
+    "StudentEncoderConfig",
     "TinyViT",
     "TinyViTConfig",
     "TwoWayTransformer",
     "build_sam",
     "lite_medsam_config",
+    "student_config",
 ]

@@ -81,6 +81,7 @@ class MaskDecoder(nn.Module):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
+        high_res_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict the masks for P prompts.
 
@@ -90,6 +91,8 @@ class MaskDecoder(nn.Module):
             sparse_prompt_embeddings: [P, T, C].
             dense_prompt_embeddings: [P, C, E, E].
             multimask_output: True for the masks of an ambiguous prompt, False for the single one of a clear prompt.
+            high_res_features: [1, C/4, 2E, 2E] or [P, C/4, 2E, 2E], added where the mask is upsampled (SAM 2's skip);
+                None for encoders that have none.
 
         Returns:
             Logits [P, M, 4E, 4E] (foreground above 0) and predicted IoU [P, M], unbounded but trained towards [0, 1]; M
@@ -97,7 +100,7 @@ class MaskDecoder(nn.Module):
         """
         tokens, image = self._attend(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
         wanted = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        return self._masks(tokens, image, wanted)
+        return self._masks(tokens, image, wanted, high_res_features)
 
     def predict_masks(
         self,
@@ -105,10 +108,11 @@ class MaskDecoder(nn.Module):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
+        high_res_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict the masks of all tokens, the single one first; arguments and results otherwise as in `forward`."""
         tokens, image = self._attend(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
-        return self._masks(tokens, image, range(self.num_mask_tokens))
+        return self._masks(tokens, image, range(self.num_mask_tokens), high_res_features)
 
     def _attend(self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         prompts = sparse.shape[0]
@@ -118,8 +122,13 @@ class MaskDecoder(nn.Module):
         tokens, flat = self.transformer(placed, image_pe, tokens)
         return tokens, flat.transpose(1, 2).reshape(-1, *image.shape[1:])
 
-    def _masks(self, tokens: Tensor, image: Tensor, wanted: range) -> tuple[Tensor, Tensor]:
-        upscaled = self.output_upscaling(image)  # [P, C/8, 4E, 4E]
+    def _masks(self, tokens: Tensor, image: Tensor, wanted: range, skip: Tensor | None) -> tuple[Tensor, Tensor]:
+        first, *rest = self.output_upscaling
+        upscaled = first(image)  # [P, C/4, 2E, 2E]
+        if skip is not None:
+            upscaled = upscaled + skip
+        for layer in rest:
+            upscaled = layer(upscaled)  # [P, C/8, 4E, 4E]
         # Token 0 predicts the quality of the masks; the mask tokens follow it.
         filters = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
         logits = (filters @ upscaled.flatten(2)).reshape(-1, len(wanted), *upscaled.shape[2:])

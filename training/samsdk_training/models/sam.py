@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
+from samsdk_training.models.student import StudentEncoder, StudentEncoderConfig
 from samsdk_training.models.tiny_vit import TinyViT, TinyViTConfig
 from samsdk_training.models.transformer import TwoWayTransformer
 
 ARCHITECTURE = "sam"
-TINY_VIT = "tiny_vit"
-_PER_STAGE = {"embed_dims", "depths", "num_heads", "window_sizes", "strides"}
+EncoderConfig = TinyViTConfig | StudentEncoderConfig
+ImageEncoder = TinyViT | StudentEncoder
+# The name that a configuration bears in a checkpoint.
+_ENCODERS: dict[str, type[EncoderConfig]] = {"tiny_vit": TinyViTConfig, "student": StudentEncoderConfig}
+_PER_STAGE = {"embed_dims", "depths", "num_heads", "window_sizes", "strides", "widths"}
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,17 @@ class SamConfig:
         mask_channels: Hidden channels of the mask branch of the prompt encoder.
     """
 
-    encoder: TinyViTConfig = field(default_factory=TinyViTConfig)
+    encoder: EncoderConfig = field(default_factory=TinyViTConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     mask_channels: int = 16
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: dictionaries, lists, strings, numbers."""
         encoder = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.encoder).items()}
+        architecture = next(name for name, kind in _ENCODERS.items() if isinstance(self.encoder, kind))
         return {
             "architecture": ARCHITECTURE,
-            "encoder": {"architecture": TINY_VIT, **encoder},
+            "encoder": {"architecture": architecture, **encoder},
             "decoder": asdict(self.decoder),
             "mask_channels": self.mask_channels,
         }
@@ -79,27 +84,27 @@ class SamConfig:
         _expect_fields("model", config, {"architecture", "encoder", "decoder", "mask_channels"})
         _expect_architecture("model", config, ARCHITECTURE)
         encoder = config["encoder"]
-        _expect_fields("encoder", encoder, {"architecture", *(f.name for f in fields(TinyViTConfig))})
-        _expect_architecture("encoder", encoder, TINY_VIT)
+        kind = _encoder_kind(encoder)
+        _expect_fields("encoder", encoder, {"architecture", *(f.name for f in fields(kind))})
         _expect_fields("decoder", config["decoder"], {f.name for f in fields(DecoderConfig)})
         _expect_numbers("model", config, {"mask_channels"})
         _expect_numbers("encoder", encoder, set(encoder) - {"architecture"})
         _expect_numbers("decoder", config["decoder"], set(config["decoder"]))
         shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in encoder.items()}
         del shape["architecture"]
-        return cls(TinyViTConfig(**shape), DecoderConfig(**config["decoder"]), config["mask_channels"])
+        return cls(kind(**shape), DecoderConfig(**config["decoder"]), config["mask_channels"])
 
 
 class Sam(nn.Module):
     """Image encoder, prompt encoder and mask decoder under the published names.
 
     Args:
-        image_encoder: Maps [N, 3, S, S] to [N, C, E, E].
+        image_encoder: Maps [N, 3, S, S] to [N, C, E, E], and to whatever else the decoder takes of an image.
         prompt_encoder: Of the same width C, side E and input size S.
         mask_decoder: Of the same width C.
     """
 
-    def __init__(self, image_encoder: TinyViT, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+    def __init__(self, image_encoder: ImageEncoder, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
@@ -114,6 +119,52 @@ class Sam(nn.Module):
     def embedding_side(self) -> int:
         """Side E of the image embedding."""
         return self.image_encoder.embedding_side
+
+    def encode(self, image: Tensor) -> dict[str, Tensor]:
+        """Encode images into all that decoding takes of them, by name.
+
+        Args:
+            image: [N, 3, S, S], floating point, normalised as the checkpoint says.
+
+        Returns:
+            `image_embeddings` [N, C, E, E] and, from a student, `high_res_features` [N, C/4, 2E, 2E].
+        """
+        outputs = self.image_encoder(image)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        return dict(zip(self.image_encoder.embedding_shapes, outputs, strict=True))
+
+    def decode(
+        self,
+        embeddings: Mapping[str, Tensor],
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask_output: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Segment what P prompts mean in an image that was encoded.
+
+        Args:
+            embeddings: What `encode` returned, of one image for all prompts or of P images, one each.
+            points: As in `forward`.
+            boxes: As in `forward`.
+            masks: As in `forward`.
+            multimask_output: As in `forward`.
+
+        Returns:
+            As `forward`.
+        """
+        sparse, dense = self.prompt_encoder(points, boxes, masks)
+        positions = self.prompt_encoder.get_dense_pe()
+        logits, scores = self.mask_decoder(
+            embeddings["image_embeddings"],
+            positions,
+            sparse,
+            dense,
+            multimask_output,
+            embeddings.get("high_res_features"),
+        )
+        return logits, scores
 
     def forward(
         self,
@@ -138,12 +189,8 @@ class Sam(nn.Module):
         Returns:
             Logits [P, M, 4E, 4E] (foreground above 0) and predicted IoU [P, M].
         """
-        sparse, dense = self.prompt_encoder(points, boxes, masks)
-        embedding = self.image_encoder(image)
-        out: tuple[Tensor, Tensor] = self.mask_decoder(
-            embedding, self.prompt_encoder.get_dense_pe(), sparse, dense, multimask_output
-        )
-        return out
+        embeddings = self.encode(image)
+        return self.decode(embeddings, points=points, boxes=boxes, masks=masks, multimask_output=multimask_output)
 
 
 def build_sam(config: SamConfig) -> Sam:
@@ -155,7 +202,7 @@ def build_sam(config: SamConfig) -> Sam:
     encoder, decoder = config.encoder, config.decoder
     dim = encoder.out_channels
     return Sam(
-        image_encoder=TinyViT(encoder),
+        image_encoder=TinyViT(encoder) if isinstance(encoder, TinyViTConfig) else StudentEncoder(encoder),
         prompt_encoder=PromptEncoder(dim, encoder.embedding_side, encoder.image_size, config.mask_channels),
         mask_decoder=MaskDecoder(
             transformer=TwoWayTransformer(decoder.depth, dim, decoder.num_heads, decoder.mlp_dim),
@@ -172,12 +219,25 @@ def lite_medsam_config() -> SamConfig:
     return SamConfig()
 
 
+def student_config() -> SamConfig:
+    """Return the shape of the student for two processor cores: 256-pixel input, 32 x 32 embedding, width 128."""
+    decoder = DecoderConfig(num_heads=4, mlp_dim=512, iou_head_hidden_dim=128)
+    return SamConfig(StudentEncoderConfig(), decoder)
+
+
 def _expect_fields(name: str, values: object, expected: set[str]) -> None:
     if not isinstance(values, Mapping):
         raise ValueError(f"{name}: expected an object, got {type(values).__name__}")
     missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
     if missing or unknown:
         raise ValueError(f"{name}: missing fields {missing}, unknown fields {unknown}")
+
+
+def _encoder_kind(encoder: object) -> type[EncoderConfig]:
+    name = encoder.get("architecture") if isinstance(encoder, Mapping) else None
+    if name not in _ENCODERS:
+        raise ValueError(f"encoder: expected an architecture out of {', '.join(_ENCODERS)}, got {name!r}")
+    return _ENCODERS[name]
 
 
 def _expect_architecture(name: str, values: Mapping[str, Any], expected: str) -> None:

@@ -273,6 +273,12 @@ class TinyViT(nn.Module):
         """Side E of the image embedding."""
         return self.config.embedding_side
 
+    @property
+    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each output by name, without the batch."""
+        side = self.embedding_side
+        return {"image_embeddings": (self.config.out_channels, side, side)}
+
     def forward(self, image: Tensor) -> Tensor:
         """Encode images.
 
