@@ -18,6 +18,7 @@ from samsdk.golden import GoldenCase, golden_prompt
 from samsdk.prompts import PROMPT_KINDS, DecoderInputs, encode_prompt
 from samsdk.transforms import Preprocessing
 from samsdk_training.models.sam import Sam
+from samsdk_training.torch_predictor import model_prompt
 
 _LONGEST = 320
 
@@ -89,11 +90,7 @@ def torch_answer(
     Returns:
         Logits [1 + M, 4E, 4E] and predicted IoU [1 + M].
     """
-    coords, labels = torch.from_numpy(feeds.point_coords), torch.from_numpy(feeds.point_labels)
-    clicked, cornered = (labels == 0) | (labels == 1), labels >= 2
-    points = (coords[clicked][None], labels[clicked][None]) if clicked.any() else None
-    boxes = coords[cornered].reshape(1, 4) if cornered.any() else None
-    masks = torch.from_numpy(feeds.mask_input)[None, None] if feeds.has_mask_input else None
+    points, boxes, masks = model_prompt(feeds)
     answers = [
         model.decode(embeddings, points=points, boxes=boxes, masks=masks, multimask_output=multimask)
         for multimask in (False, True)
