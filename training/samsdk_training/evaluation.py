@@ -8,18 +8,37 @@ answer's logits as mask prompt. Nothing is random, so that two runs give the sam
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from samsdk.embedding import Embedding
 from samsdk.masks import dice, mask_iou
-from samsdk.predictor import Predictor
 from samsdk.prompts import FOREGROUND
+from samsdk.results import Result
 from samsdk_training.data import LabelledImage, tight_box
 from samsdk_training.simulate import centre_point, correction
 
 BOX = "box"
+
+
+class Segmenter(Protocol):
+    """What is evaluated: a `samsdk.Predictor`, or a torch model behind the same two methods (`TorchPredictor`)."""
+
+    def encode(self, image: object) -> Embedding:
+        """Encode one image."""
+
+    def decode(
+        self,
+        embedding: Embedding,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> Result:
+        """Decode one prompt."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,7 @@ class ObjectScores:
 
 
 def evaluate_images(
-    predictor: Predictor,
+    predictor: Segmenter,
     images: Iterable[LabelledImage],
     *,
     clicks: Sequence[int] = (1, 3),
@@ -50,10 +69,10 @@ def evaluate_images(
     smallest: int = 30,
     feed_mask: bool = True,
 ) -> Iterator[ObjectScores]:
-    """Prompt a bundle for each object of each image.
+    """Prompt for each object of each image.
 
     Args:
-        predictor: the bundle that is evaluated, on any backend.
+        predictor: what is evaluated.
         images: with their labels.
         clicks: numbers of clicks after which the mask is scored.
         max_objects: of an image, the first in the order of their labels.
@@ -84,8 +103,8 @@ def evaluate_images(
 
 
 def _click(
-    predictor: Predictor, embedding: Any, truth: NDArray[np.bool_], clicks: Sequence[int], feed_mask: bool
-) -> dict[str, Any]:
+    predictor: Segmenter, embedding: Embedding, truth: NDArray[np.bool_], clicks: Sequence[int], feed_mask: bool
+) -> dict[str, Result]:
     points, labels = [centre_point(truth)], [FOREGROUND]
     answer = predictor.decode(embedding, points=points, labels=labels)
     answers = {1: answer}

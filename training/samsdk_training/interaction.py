@@ -71,14 +71,14 @@ def interactive_loss(
         model: in training mode.
         images: [N, 3, S, S], preprocessed.
         masks: [N, S, S] bool, the object that each user has in mind; none is empty.
-        generator: the source of chance, on the CPU.
+        generator: the source of chance.
         config: the users' behaviour.
 
     Returns:
         `loss`, the weighted mean over objects and rounds, and its parts `focal`, `dice_loss` and `iou_error`, and
         `iou`, the mean IoU of the last round's answers (these four without gradient).
     """
-    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
     embeddings = model.encode(images)
     odds = np.array([config.box, config.point, config.both])
     kinds = rng.choice(len(_KINDS), size=len(images), p=odds / odds.sum())

@@ -74,7 +74,10 @@ def test_configuration_survives_json(small_config) -> None:
     ("change", "text"),
     [
         (lambda c: c.update(architecture="sam3"), "model: expected the architecture 'sam', got 'sam3'"),
-        (lambda c: c["encoder"].update(architecture="vit"), "encoder: expected an architecture out of tiny_vit, student, got 'vit'"),
+        (
+            lambda c: c["encoder"].update(architecture="vit"),
+            "encoder: expected an architecture out of tiny_vit, student, got 'vit'",
+        ),
         (lambda c: c["encoder"].pop("depths"), r"encoder: missing fields \['depths'\]"),
         (lambda c: c["decoder"].update(dropout=0.1), r"unknown fields \['dropout'\]"),
         (lambda c: c["decoder"].update(num_heads="8"), "decoder: num_heads: expected a positive number, got '8'"),

@@ -1,0 +1,233 @@
+"""The training loop that all recipes share: AdamW, warm-up and cosine decay, accumulation, resume."""
+
+import importlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samsdk_training.loop_config import LoopConfig, learning_rate
+from samsdk_training.placement import Placement, place, to_device
+from samsdk_training.run_folder import RunFolder
+from samsdk_training.train_state import TrainingError, TrainState, WeightAverage
+
+__all__ = ["LoopConfig", "TrainingError", "fit", "learning_rate"]
+
+Batch = TypeVar("Batch")
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    model: nn.Module,
+    *,
+    batch_of: Callable[[int], Batch],
+    loss_of: Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]],
+    validate: Callable[[nn.Module], dict[str, float]],
+    save_best: Callable[[nn.Module, Path], None],
+    run: str | os.PathLike[str],
+    config: LoopConfig,
+    score: str = "dice",
+    recipe: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a model in a run folder, from where that folder has got to; a finished run returns at once.
+
+    Parameters with `requires_grad` are trained. A module all of whose parameters are frozen runs in evaluation mode, so
+    that its statistics stay frozen too. A run that was killed and called again ends with the same weights, bit for bit
+    where the device's kernels are deterministic, as they are on the CPU. Random numbers of the caller are untouched.
+
+    Args:
+        model: trained in place; afterwards on the device, with the last step's weights (not their average).
+        batch_of: the batch of a micro-step, counted from 0; a pure function, so that a resumed run sees the same data.
+        loss_of: scalar losses by name, of which `loss` is differentiated. The CPU generator is seeded from the seed and
+            the micro-step, as is torch's own, for dropout. The same names each time.
+        validate: scores of the model in evaluation mode, without gradients and without autocast.
+        save_best: writes the model, in evaluation mode, to the folder given, whenever `score` is higher than before.
+        run: the run folder: `config.json`, `metrics.jsonl`, `curves.png`, `state/`, `best/`.
+        config: how to train.
+        score: which of the validation's numbers decides; higher is better.
+        recipe: what else the run depends on, as JSON types; kept in `config.json` and compared like `config`.
+        device: a torch device, or `auto`; see `placement.place` for several.
+        progress: whether a terminal shows a progress bar on stderr.
+
+    Returns:
+        `step`, `best_score` and `best_step`.
+
+    Raises:
+        TrainingError: nothing can be trained, a loss or gradient is not finite, the score is missing, or the run
+            folder is of another configuration or model.
+    """
+    placement = place(device)
+    folder = RunFolder(run)
+    trainer = _Trainer(model, batch_of, loss_of, validate, save_best, folder, config, score, placement)
+    trainer.resume({"format": 1, "loop": config.to_dict(), "score": score, "recipe": dict(recipe or {})})
+    reached = trainer.state.progress
+    with _progress_bar(config.steps, reached.step, progress and placement.main) as show:
+        while reached.step < config.steps:
+            show(trainer.advance()["loss"])
+    return {"step": reached.step, "best_score": reached.best_score, "best_step": reached.best_step}
+
+
+class _Trainer(Generic[Batch]):
+    def __init__(
+        self,
+        model: nn.Module,
+        batch_of: Callable[[int], Batch],
+        loss_of: Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]],
+        validate: Callable[[nn.Module], dict[str, float]],
+        save_best: Callable[[nn.Module, Path], None],
+        folder: RunFolder,
+        config: LoopConfig,
+        score: str,
+        placement: Placement,
+    ) -> None:
+        self.batch_of, self.loss_of, self.validate, self.save_best = batch_of, loss_of, validate, save_best
+        self.folder, self.config, self.score, self.placement = folder, config, score, placement
+        if config.accumulate % placement.processes:
+            raise TrainingError(
+                f"accumulate must be a multiple of the {placement.processes} processes, got {config.accumulate}"
+            )
+        self.model = model.to(placement.device)
+        self.parameters = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
+        if not self.parameters:
+            raise TrainingError("the model has no parameter that requires a gradient, so there is nothing to train")
+        optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        placement.share_weights(self.model)
+        average = None if config.ema_decay is None else WeightAverage(self.parameters, config.ema_decay)
+        self.state = TrainState(self.model, self.parameters, optimiser, average)
+
+    def resume(self, content: dict[str, Any]) -> None:
+        self.folder.check(content)
+        if self.placement.main:
+            self.folder.open(content)
+        self.placement.wait()
+        if self.folder.state.exists():
+            self.state.load(self.folder.state)
+            logger.info("resuming %s at step %d", self.folder.path, self.state.progress.step)
+        if self.placement.main:
+            self.folder.truncate(self.state.progress.step)
+
+    def advance(self) -> dict[str, float]:
+        started, progress, config = time.perf_counter(), self.state.progress, self.config
+        step = progress.step + 1
+        rate = learning_rate(config, step)
+        losses, norm = self._optimise(step, rate)
+        if self.state.average:
+            self.state.average.update()
+        progress.step = step
+        self._log(step, lr=rate, gradient_norm=norm, losses=losses, seconds=time.perf_counter() - started)
+        last = step == config.steps
+        if last or step % config.validate_every == 0:
+            self._validate()
+        if last or step % config.save_every == 0:
+            if self.placement.main:
+                self.state.save(self.folder.state)
+                self.folder.draw()
+            self.placement.wait()
+        return losses
+
+    def _optimise(self, step: int, rate: float) -> tuple[dict[str, float], float]:
+        _training_mode(self.model)
+        for group in self.state.optimiser.param_groups:
+            group["lr"] = rate
+        self.state.optimiser.zero_grad(set_to_none=True)
+        losses = self._backward(step)
+        if not all(map(math.isfinite, losses.values())):
+            raise TrainingError(self._stopped(f"the losses of step {step} are not finite: {losses}"))
+        self.placement.sum_gradients(self.parameters.values())
+        # An infinite limit clips nothing, so that the norm is known in either case.
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        if not math.isfinite(norm):
+            raise TrainingError(self._stopped(f"the gradient of step {step} is {norm}, with the losses {losses}"))
+        self.state.optimiser.step()
+        return losses, norm
+
+    def _backward(self, step: int) -> dict[str, float]:
+        count, device = self.config.accumulate, self.placement.device
+        totals: dict[str, Tensor] = {}
+        # Each process takes every n-th micro-batch, so that a step is the same whatever the number of devices.
+        for part in range(self.placement.index, count, self.placement.processes):
+            number = (step - 1) * count + part
+            batch = to_device(self.batch_of(number), device)
+            with _seeded(device, self.config.seed, number) as generator, self._autocast():
+                losses = self.loss_of(self.model, batch, generator)
+            (losses["loss"] / count).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0) + value.detach().float() / count
+        names = sorted(totals)
+        values = self.placement.sum(torch.stack([totals[name] for name in names])).tolist()
+        return dict(zip(names, values, strict=True))
+
+    def _validate(self) -> None:
+        started, average, progress = time.perf_counter(), self.state.average, self.state.progress
+        self.model.eval()
+        with average.applied() if average else nullcontext():
+            with torch.no_grad(), _seeded(self.placement.device, self.config.seed):
+                scores = {name: float(value) for name, value in self.validate(self.model).items()}
+            self._log(progress.step, validation=scores, seconds=time.perf_counter() - started)
+            mine = scores.get(self.score, math.nan)
+            if not math.isfinite(mine):
+                raise TrainingError(self._stopped(f"expected a finite {self.score!r} from validation, got {scores}"))
+            if progress.best_score is None or mine > progress.best_score:
+                progress.best_score, progress.best_step = mine, progress.step
+                if self.placement.main:
+                    self.save_best(self.model, self.folder.best)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.placement.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _log(self, step: int, **record: Any) -> None:
+        if self.placement.main:
+            self.folder.append({"step": step, **record})
+
+    def _stopped(self, reason: str) -> str:
+        return f"{reason}; the run {str(self.folder.path)!r} keeps the state that was saved last"
+
+
+def _training_mode(model: nn.Module) -> None:
+    model.train()
+    for module in model.modules():
+        own = list(module.parameters())
+        if own and not any(one.requires_grad for one in own):
+            module.eval()
+
+
+@contextmanager
+def _seeded(device: torch.device, *seeds: int) -> Iterator[torch.Generator]:
+    """Seed torch's own generators, which dropout draws from, and a new one; the former are as before afterwards."""
+    first, second = (int(word) for word in np.random.SeedSequence(seeds).generate_state(2))
+    forked = [device.index or 0] if device.type in ("cuda", "xpu") else []
+    with torch.random.fork_rng(forked, device_type=device.type if forked else "cuda"):
+        # torch.manual_seed would seed the accelerators too, whose state is not forked for a model on the CPU.
+        (torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed)(first)
+        yield torch.Generator().manual_seed(second)
+
+
+@contextmanager
+def _progress_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[float], None]]:
+    try:
+        tqdm = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        yield lambda loss: None
+        return
+    # None shows the bar on a terminal only, so that log files are not flooded.
+    with tqdm(total=steps, initial=done, desc="training", unit="step", disable=None if shown else True) as bar:
+
+        def update(loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            bar.update()
+
+        yield update

@@ -1,0 +1,162 @@
+"""Recipe `student`: a small promptable model for processors without an accelerator, trained with prompts in the loop.
+
+Trained from scratch on masks: simulated users give boxes and points, and correct the answers (`interaction`).
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samsdk.transforms import Preprocessing
+from samsdk_training.augment import Augmentation
+from samsdk_training.checkpoints import Checkpoint, save_checkpoint
+from samsdk_training.data import read_set
+from samsdk_training.evaluation import evaluate_images, summarise
+from samsdk_training.interaction import InteractionConfig, interactive_loss
+from samsdk_training.loop import LoopConfig, fit
+from samsdk_training.models.sam import Sam, SamConfig, build_sam, student_config
+from samsdk_training.samples import SampleSet, SampleSource
+from samsdk_training.torch_predictor import TorchPredictor
+
+logger = logging.getLogger(__name__)
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class StudentRecipe:
+    """All that a run depends on, beside its data.
+
+    Attributes:
+        loop: steps, rates, precision.
+        model: shape of the student.
+        interaction: how simulated users prompt.
+        augmentation: how images are varied.
+        batch_size: objects in a micro-batch, each from an image of its own.
+        smallest: objects of fewer pixels are not trained on.
+        validation_images: of each validation set, the first of its list.
+    """
+
+    loop: LoopConfig
+    model: SamConfig = field(default_factory=student_config)
+    interaction: InteractionConfig = field(default_factory=InteractionConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    batch_size: int = 16
+    smallest: int = 30
+    validation_images: int = 4
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """LiteMedSAM's, without its cut of box corners to whole pixels: small objects need the fractions."""
+        return Preprocessing(input_size=self.model.encoder.image_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON holds it."""
+        return {
+            "recipe": "student",
+            "model": self.model.to_dict(),
+            "loop": self.loop.to_dict(),
+            "interaction": asdict(self.interaction),
+            "augmentation": self.augmentation.to_dict(),
+            "batch_size": self.batch_size,
+            "smallest": self.smallest,
+        }
+
+
+def train_student(
+    recipe: StudentRecipe,
+    sets: Sequence[SampleSet],
+    validation: Sequence[Path],
+    run: Path,
+    *,
+    licence: Mapping[str, Any],
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Train a student, or go on with a run that was interrupted.
+
+    Args:
+        recipe: what to do.
+        sets: where the training samples come from.
+        validation: sets whose `val.txt` picks the best weights.
+        run: the run's folder; `run/best` becomes a checkpoint.
+        licence: of the weights, with the attributions that the sets ask for.
+        show_progress: whether to draw a progress bar on stderr.
+
+    Returns:
+        What `loop.fit` returns.
+
+    Raises:
+        DataError: a set is missing or malformed.
+        TrainingError: the run belongs to another configuration, or the loss is not finite.
+    """
+    torch.manual_seed(recipe.loop.seed)
+    source = SampleSource(
+        sets, recipe.preprocessing, recipe.augmentation, seed=recipe.loop.seed, smallest=recipe.smallest
+    )
+    for name, row in source.summary().items():
+        logger.info("%s: %d images, %d objects, share %.3f", name, row["images"], row["objects"], row["share"])
+
+    def batch_of(number: int) -> Batch:
+        batch = source.batch(number, recipe.batch_size)
+        return torch.from_numpy(batch.images), torch.from_numpy(batch.masks)
+
+    def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return interactive_loss(_sam(model), *batch, generator, recipe.interaction)
+
+    def save_best(model: nn.Module, folder: Path) -> None:
+        save_checkpoint(_checkpoint(_sam(model), recipe, list(source.summary()), licence), folder)
+
+    return fit(
+        build_sam(recipe.model),
+        batch_of=batch_of,
+        loss_of=loss_of,
+        validate=_validation(recipe, validation),
+        run=run,
+        config=recipe.loop,
+        save_best=save_best,
+        recipe={**recipe.to_dict(), "sets": source.summary()},
+        progress=show_progress,
+    )
+
+
+def _sam(model: nn.Module) -> Sam:
+    if not isinstance(model, Sam):
+        raise TypeError(f"expected a Sam, got {type(model).__name__}")
+    return model
+
+
+def _validation(recipe: StudentRecipe, sets: Sequence[Path]) -> Callable[[nn.Module], dict[str, float]]:
+    """Mean Dice over sets after a box, one click and three; `dice` is the mean of the three."""
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        predictor = TorchPredictor(_sam(model), recipe.preprocessing)
+        rows = []
+        for folder in sets:
+            images = read_set(folder, "val.txt", recipe.validation_images)
+            scores = list(evaluate_images(predictor, images, max_objects=4))
+            if scores:
+                rows.append(summarise(scores)["dice"])
+        means = {f"dice_{prompt}": float(np.mean([row[prompt] for row in rows])) for prompt in ("box", "1", "3")}
+        return {"dice": float(np.mean(list(means.values()))), **means}
+
+    return validate
+
+
+def _checkpoint(model: Sam, recipe: StudentRecipe, sets: list[str], licence: Mapping[str, Any]) -> Checkpoint:
+    preprocessing = asdict(recipe.preprocessing)
+    return Checkpoint(
+        model=recipe.model.to_dict(),
+        geometry={key: preprocessing[key] for key in ("rule", "input_size", "interpolation", "box_rounding")},
+        intensity={"rule": preprocessing["intensity"]},
+        normalisation={"rule": preprocessing["normalisation"]},
+        prompts={"kinds": ["points", "box", "mask"], "trained": ["points", "box", "mask"], "mask": "logits"},
+        classes={},
+        licence=dict(licence),
+        lineage={**recipe.to_dict(), "sets": sets},
+        state=model.state_dict(),
+    )
