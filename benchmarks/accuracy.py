@@ -65,7 +65,7 @@ def measure_image(
 def measure_set(predictor: samsdk.Predictor, model: Sam, folder: Path, split: bool) -> dict[str, Any]:
     """All numbers of one set."""
     rows, images = [], 0
-    for labelled in read_set(folder, first=IMAGES):
+    for labelled in read_set(folder, part=slice(IMAGES)):
         rows += measure_image(predictor, model, labelled, split)
         images += 1
         print(f"\r{folder.name}: {images} images, {len(rows)} objects", end="", file=sys.stderr, flush=True)

@@ -16,7 +16,6 @@ from samsdk.golden import write_golden
 from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import FORMAT
-from samsdk.transforms import Preprocessing
 from samsdk_export.goldens import golden_cases, golden_images
 from samsdk_export.model_card import CARD, model_card
 from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder
@@ -120,7 +119,7 @@ def _fill(
 ) -> None:
     progress("building the model")
     model = checkpoint.build()
-    preprocessing = preprocessing_of(checkpoint)
+    preprocessing = checkpoint.preprocessing
     progress("exporting the encoder")
     (staging / ENCODER).write_bytes(export_encoder(model))
     progress("exporting the decoder")
@@ -135,15 +134,6 @@ def _fill(
     progress("checking parity in a fresh process")
     manifest["parity"] = {TIER: {CERTIFIED_BACKEND: certify(staging, TIER)}}
     _write_json(staging / MANIFEST, manifest)
-
-
-def preprocessing_of(checkpoint: Checkpoint) -> Preprocessing:
-    """The checkpoint's geometry, intensity and normalisation as the code that carries them out."""
-    return Preprocessing(
-        **checkpoint.geometry,
-        intensity=checkpoint.intensity["rule"],
-        normalisation=checkpoint.normalisation["rule"],
-    )
 
 
 def _manifest(checkpoint: Checkpoint, model: Sam, name: str, bundle_version: str) -> dict[str, Any]:

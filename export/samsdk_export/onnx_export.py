@@ -20,6 +20,7 @@ from samsdk_export.graphs import (
     decoder_inputs,
     embedding_names,
 )
+from samsdk_export.storage import store_halves
 from samsdk_training.models.sam import Sam
 
 # The newest that TensorRT 10.3 (JetPack 6.2) and OpenVINO read as well as ONNX Runtime.
@@ -87,6 +88,7 @@ def _export(
         raise ExportError("the ONNX exporter returned nothing")
     proto = program.model_proto
     _strip_traces(proto)
+    store_halves(proto)
     check_graph(proto, inputs, outputs)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content

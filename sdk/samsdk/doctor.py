@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import onnxruntime
-
-from samsdk.backends.onnxruntime import CUDA
+from samsdk.backends import available_devices
 from samsdk.bundle import Bundle
 from samsdk.environment import describe_environment
 from samsdk.errors import SamsdkError
@@ -12,18 +10,19 @@ from samsdk.golden import measure_parity
 from samsdk.predictor import Predictor
 
 
-def examine(bundle: Bundle) -> dict[str, Any]:
-    """Replay a bundle's golden prompts on every device that this process has.
+def examine(bundle: Bundle, *, device: str | None = None) -> dict[str, Any]:
+    """Replay a bundle's golden prompts on the devices of this process.
 
     Args:
         bundle: an opened bundle, whose files were thereby checked.
+        device: the only one to examine, see `samsdk.load`; None examines all that are there.
 
     Returns:
         `passed`, the bundle's identity, the environment, and `checks`: one entry per tier and device with `passed`,
         `detail` and, where it ran, the measurements as `parity`.
     """
-    devices = ["cpu"] + (["cuda"] if CUDA in onnxruntime.get_available_providers() else [])
-    checks = [_check(bundle, tier, device) for tier in bundle.manifest.tiers for device in devices]
+    devices = available_devices() if device is None else [device]
+    checks = [_check(bundle, tier, name) for tier in bundle.manifest.tiers for name in devices]
     return {
         "passed": all(check["passed"] for check in checks),
         "bundle": bundle.identity,

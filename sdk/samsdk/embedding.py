@@ -17,7 +17,7 @@ from samsdk.errors import BundleError
 from samsdk.io.atomic import atomic_write
 from samsdk.transforms import Frame
 
-_FORMAT = 1
+_FORMAT = 2
 _TENSOR = "tensor_"
 # RuntimeError is how zipfile says that a damaged header asks for a password or for an unknown compression.
 _UNREADABLE = (
@@ -74,6 +74,7 @@ class Embedding:
             "original_size": self.frame.original_size,
             "resized_size": self.frame.resized_size,
             "input_size": self.frame.input_size,
+            "window": self.frame.window,
             "bundle": self.bundle,
             "provider": self.provider,
         }
@@ -104,7 +105,8 @@ class Embedding:
             original, resized = (
                 (int(size[0]), int(size[1])) for size in (about["original_size"], about["resized_size"])
             )
-            frame = Frame(original, resized, int(about["input_size"]))
+            x0, y0, x1, y1 = (int(side) for side in about["window"])
+            frame = Frame(original, resized, int(about["input_size"]), (x0, y0, x1, y1))
             if "image_embeddings" not in tensors:
                 raise KeyError("image_embeddings")
             # Nothing is preprocessed or encoded now; the keys stay, because `Result.timings` promises them.

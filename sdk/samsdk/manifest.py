@@ -9,6 +9,7 @@ from samsdk.errors import BundleError
 from samsdk.intensity import INTENSITY_RULES, NORMALISATION_RULES
 from samsdk.prompts import PROMPT_KINDS
 from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, Preprocessing
+from samsdk.zoom import Zoom
 
 FORMAT: Final = 1
 TASKS: Final = ("promptable",)
@@ -41,6 +42,7 @@ class Manifest:
         mask_side: side of the decoder's logits and of its mask input.
         mask_threshold: logits above it are foreground.
         multimask_outputs: number of masks after the single one, for ambiguous prompts.
+        zoom: how close a second look at the object should be; None where the model recommends none.
         classes: id to name, for semantic bundles.
         files: path within the bundle to {"sha256", "size"}.
         tiers: name to `Tier`.
@@ -57,6 +59,7 @@ class Manifest:
     mask_side: int
     mask_threshold: float
     multimask_outputs: int
+    zoom: Zoom | None
     classes: dict[str, str]
     licence: dict[str, Any]
     lineage: dict[str, Any]
@@ -182,6 +185,16 @@ class _Reader:
             return 0.0
         return float(value or 0)
 
+    def _zoom(self) -> Zoom | None:
+        prompts = self._data.get("prompts")
+        if not isinstance(prompts, Mapping) or prompts.get("zoom") is None:
+            return None
+        try:
+            return Zoom(self._get("prompts.zoom.context", (int, float)), self._get("prompts.zoom.smallest", int))
+        except (TypeError, ValueError) as error:
+            self._problems.append(f"prompts.zoom is not valid: {error}")
+            return None
+
     def _count(self, path: str) -> int:
         value = self._get(path, int)
         if value is not None and not 0 <= value <= 8192:
@@ -222,6 +235,7 @@ class _Reader:
             mask_side=self._side("outputs.mask_side"),
             mask_threshold=self._threshold(),
             multimask_outputs=self._count("outputs.multimask_outputs"),
+            zoom=self._zoom(),
             classes=self._get("classes", dict) or {},
             licence=self._get("licence", dict) or {},
             lineage=self._get("lineage", dict) or {},

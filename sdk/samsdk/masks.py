@@ -70,34 +70,35 @@ def upsample_region(logits: NDArray[np.float32], frame: Frame, threshold: float 
         threshold: logits above it are foreground.
 
     Returns:
-        The mask of the image as given.
+        The mask of the image as given; outside the frame's window it is background.
     """
     crop, valid = _crop_padding(logits, frame)
     foreground = crop > threshold
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     if len(rows) == 0:
         return Region(frame.original_size, 0, 0, np.zeros((0, 0), dtype=np.bool_))
-    vertical = _taps(frame.original_size[0], valid[0], crop.shape[0], int(rows[0]), int(rows[-1]))
-    horizontal = _taps(frame.original_size[1], valid[1], crop.shape[1], int(columns[0]), int(columns[-1]))
+    vertical = _taps(frame.window_size[0], valid[0], crop.shape[0], int(rows[0]), int(rows[-1]))
+    horizontal = _taps(frame.window_size[1], valid[1], crop.shape[1], int(columns[0]), int(columns[-1]))
     wide = _blend(crop, horizontal, axis=1)  # [crop height, box width]
     inside = np.empty((len(vertical.lower), len(horizontal.lower)), dtype=np.bool_)
     for start in range(0, len(inside), _ROWS_AT_ONCE):
         rows_now = slice(start, start + _ROWS_AT_ONCE)
         np.greater(_blend(wide, vertical.part(rows_now), axis=0), threshold, out=inside[rows_now])
-    return Region(frame.original_size, vertical.start, horizontal.start, inside)
+    left, top = frame.window[:2]
+    return Region(frame.original_size, top + vertical.start, left + horizontal.start, inside)
 
 
 def upsample_logits(logits: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
-    """The same interpolation over the whole image, without the threshold.
+    """The same interpolation over all of the frame's window, without the threshold.
 
     Args:
         logits: [M, L, L] float32, over the whole input square.
         frame: the image's frame.
 
     Returns:
-        [M, H, W] float32 logits of the image as given.
+        [M, h, w] float32 logits of the frame's window: of the image as given where the frame shows all of it.
     """
-    height, width = frame.original_size
+    height, width = frame.window_size
     full = np.empty((len(logits), height, width), dtype=np.float32)
     for index, one in enumerate(logits):
         crop, valid = _crop_padding(one, frame)
@@ -105,6 +106,37 @@ def upsample_logits(logits: NDArray[np.float32], frame: Frame) -> NDArray[np.flo
         horizontal = _taps(width, valid[1], crop.shape[1], 0, crop.shape[1] - 1)
         full[index] = _blend(_blend(crop, horizontal, axis=1), vertical, axis=0)
     return full
+
+
+def reframe_logits(logits: NDArray[np.float32], source: Frame, target: Frame, outside: float) -> NDArray[np.float32]:
+    """Move low-res logits of one window of an image to another window of it.
+
+    Args:
+        logits: [L, L] float32, over the source's input square.
+        source: the frame that they were made in.
+        target: the frame that they are wanted in, of the same image.
+        outside: logit of what the source's window does not show.
+
+    Returns:
+        [L, L] float32, interpolated bilinearly; the logits themselves where both windows are the same.
+    """
+    if source == target:
+        return logits
+    side = logits.shape[0]
+    crop, _ = _crop_padding(logits, source)
+    # From centres of the target's cells to centres of the source's: cells of either are squares of the image.
+    cell_from, cell_to = (frame.input_size / side / frame.scale for frame in (source, target))
+    zoom = cell_to / cell_from
+    shift = [(target.window[axis] - source.window[axis]) / cell_from + zoom / 2 - 0.5 for axis in (0, 1)]
+    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(
+        np.ascontiguousarray(crop), matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    # The outer half of a border cell is still shown: a mask that runs into the image's border must not fade there.
+    centres = [target.window[axis] + (np.arange(side) + 0.5) * cell_to for axis in (0, 1)]
+    across, down = ((at >= source.window[axis]) & (at < source.window[axis + 2]) for axis, at in enumerate(centres))
+    return np.where(down[:, None] & across, moved, np.float32(outside)).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,28 @@
 """The predictor: encode an image once, decode each prompt."""
 
-import os
-import threading
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samsdk.backends import Backend
-from samsdk.backends.onnxruntime import OnnxRuntimeBackend, Providers
+from samsdk.backends import Backend, open_backend
+from samsdk.backends.onnxruntime import Providers
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
 from samsdk.errors import BackendError, BundleError, ImageNotSetError, PromptError
-from samsdk.io.images import as_array, image_key
+from samsdk.io.images import as_array
 from samsdk.masks import upsample_logits, upsample_region
 from samsdk.prompts import DecoderInputs, Prompt, encode_prompt
+from samsdk.recent import ImageView, RecentEmbeddings
 from samsdk.results import Result
+from samsdk.transforms import Frame, Window
+from samsdk.zoom import Zoom, segment_zoomed
 
 DEFAULT_TIER: Final = "exact"
-# Embeddings that `segment` keeps: a user goes back and forth between a few images; LiteMedSAM's are 4 MB each.
-_KEPT_EMBEDDINGS: Final = 8
 
 
 class Predictor:
@@ -61,12 +59,11 @@ class Predictor:
         if require_certificate:
             self.manifest.require_certificate(self.tier)
         plan = self.manifest.plan(self.tier)
-        self._encoder: Backend = OnnxRuntimeBackend(bundle.read(plan.encoder), device, threads)
-        self._decoder: Backend = OnnxRuntimeBackend(bundle.read(plan.decoder), device, threads)
+        self._encoder: Backend = open_backend(bundle.read(plan.encoder), device, threads)
+        self._decoder: Backend = open_backend(bundle.read(plan.decoder), device, threads)
         self._identity = bundle.identity
         self.mask_threshold = self.manifest.mask_threshold
-        self._kept: OrderedDict[str, Embedding] = OrderedDict()
-        self._lock = threading.Lock()
+        self._recent = RecentEmbeddings()
         self._current: Embedding | None = None
 
     @property
@@ -74,22 +71,25 @@ class Predictor:
         """The execution provider that really runs the decoder."""
         return self._decoder.provider
 
-    def encode(self, image: object) -> Embedding:
-        """Run the encoder on one image.
+    def encode(self, image: object, *, window: Window | None = None) -> Embedding:
+        """Run the encoder on one image, or on a part of it.
 
         Args:
             image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of
                 uint8, uint16, other integers, bool or floats, or a PIL image.
+            window: (x0, y0, x1, y1) in whole pixels, x1 and y1 exclusive: only this part is encoded, at full
+                resolution. Prompts and masks stay in pixels of the whole image; masks end at the window's border.
 
         Returns:
             The handle that `decode` takes.
 
         Raises:
             ImageError: the image cannot be read or used.
+            ValueError: the window is empty or reaches out of the image.
             BackendError: the engine failed, or its output is not finite.
         """
         start = time.perf_counter()
-        pixels, frame = self.manifest.preprocessing.apply_image(as_array(image))
+        pixels, frame = self.manifest.preprocessing.apply_image(as_array(image), window)
         prepared = time.perf_counter()
         tensors = self._encoder.run({"image": pixels})
         for name, tensor in tensors.items():
@@ -105,7 +105,7 @@ class Predictor:
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
+        mask: ArrayLike | Result | None = None,
         multimask: bool = False,
     ) -> Result:
         """Segment what one prompt points at.
@@ -115,7 +115,7 @@ class Predictor:
             points: [K, 2], (x, y) in pixels of the image as given.
             labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
             box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
-            mask: [H, W] bool or integers, or the low-res logits of a former result.
+            mask: a former result of the same image, [H, W] bool or integers, or low-res logits of the same window.
             multimask: return the masks for ambiguous prompts instead of the single one.
 
         Raises:
@@ -148,7 +148,7 @@ class Predictor:
             )
         if multimask and self.manifest.multimask_outputs == 0:
             raise PromptError("this bundle has no masks for ambiguous prompts; leave multimask out")
-        inputs = [self._encode_prompt(prompt, embedding) for prompt in prompts]
+        inputs = [self._encode_prompt(prompt, embedding.frame) for prompt in prompts]
         groups: dict[int, list[int]] = {}
         for index, feeds in enumerate(inputs):
             groups.setdefault(len(feeds.point_labels), []).append(index)
@@ -158,11 +158,9 @@ class Predictor:
             results.update(zip(members, answers, strict=True))
         return [results[index] for index in range(len(prompts))]
 
-    def _encode_prompt(self, prompt: Prompt, embedding: Embedding) -> DecoderInputs:
+    def _encode_prompt(self, prompt: Prompt, frame: Frame) -> DecoderInputs:
         manifest = self.manifest
-        feeds = encode_prompt(
-            prompt, embedding.frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds
-        )
+        feeds = encode_prompt(prompt, frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
         if not set(prompt.kinds) & set(manifest.trained_kinds):
             warnings.warn(
                 f"{manifest.name!r} was trained with {' and '.join(manifest.trained_kinds)} prompts only, got "
@@ -197,7 +195,9 @@ class Predictor:
         regions = tuple(upsample_region(one, embedding.frame, self.mask_threshold) for one in logits)
         postprocess = (time.perf_counter() - start) * 1e3
         timings = {**embedding.timings, "decode": decode, "postprocess": postprocess}
-        return Result(regions, scores, logits, self.manifest.classes, timings, self.provider, self._identity)
+        return Result(
+            regions, scores, logits, embedding.frame, self.manifest.classes, timings, self.provider, self._identity
+        )
 
     def segment(
         self,
@@ -206,34 +206,41 @@ class Predictor:
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
+        mask: ArrayLike | Result | None = None,
         multimask: bool = False,
+        zoom: bool | None = None,
     ) -> Result:
         """Encode and decode in one call; the embeddings of the last images are kept, so a second click is one decode.
 
-        Arguments, result and errors are those of `encode` and `decode`.
-        """
-        embedding = self._encode_once(image)
-        return self.decode(embedding, points=points, labels=labels, box=box, mask=mask, multimask=multimask)
+        Args:
+            image: see `encode`.
+            points: see `decode`; likewise `labels`, `box` and `multimask`.
+            mask: see `decode`; with zoom, low-res logits are refused: give the result that they come from.
+            zoom: look a second time, at a window around the object, for which that part of the image is encoded too
+                (see `samsdk.zoom`). None does what the bundle recommends; most models from elsewhere recommend nothing.
 
-    def _encode_once(self, image: object) -> Embedding:
-        stored = isinstance(image, (str, os.PathLike))
-        if not stored and not isinstance(image, (bytes, bytearray)):
-            # Before the hash, which would copy whatever is no image; an encoded one is hashed as it is stored.
-            image = as_array(image)
-        key = image_key(image)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        embedding = self.encode(image)
-        if stored and image_key(image) != key:
-            return embedding  # the file was replaced meanwhile: whose embedding this is, is not known
-        with self._lock:
-            self._kept[key] = replace(embedding, timings={"preprocess": 0.0, "encode": 0.0})
-            while len(self._kept) > _KEPT_EMBEDDINGS:
-                self._kept.popitem(last=False)
-        return embedding
+        Raises:
+            ImageError, PromptError, BundleError, BackendError: as `encode` and `decode`.
+        """
+        prompt = Prompt(points, labels, box, mask)
+        view = ImageView(image, self.encode, self._recent)
+        closeness = self.zoom(zoom)
+        if closeness is None:
+            return self._answer(view.encode(None), prompt, multimask)
+        # A malformed prompt is refused as it was given, before anything is cut to a window.
+        frame = self.manifest.preprocessing.frame(view.size)
+        self._encode_prompt(prompt, frame)
+        answer = partial(self._answer, multimask=multimask)
+        return segment_zoomed(view.encode, answer, prompt, view.size, closeness)
+
+    def zoom(self, wanted: bool | None = None) -> Zoom | None:
+        """How close `segment` looks a second time, or None if it does not; None asks for the bundle's advice."""
+        if wanted is None:
+            return self.manifest.zoom
+        return (self.manifest.zoom or Zoom()) if wanted else None
+
+    def _answer(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Result:
+        return self.decode_batch(embedding, [prompt], multimask=multimask)[0]
 
     def set_image(self, image: object, image_format: str = "RGB") -> None:
         """Encode an image for the following calls of `predict`; as `SamPredictor.set_image`.

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from samsdk.errors import PromptError
+from samsdk.masks import reframe_logits
+from samsdk.results import Result
 from samsdk.transforms import Frame, Preprocessing
 
 PROMPT_KINDS: Final = ("points", "box", "mask")
@@ -32,14 +34,15 @@ class Prompt:
         labels: [K] of 1 (the object) and 0 (not the object); all 1 when left out.
         box: [4], (x0, y0, x1, y1) in pixels of the image as given; x1 and y1 are exclusive, so the box of one pixel
             (x, y) is (x, y, x + 1, y + 1).
-        mask: either [H, W] of the image's size (bool or integers; not zero is the object), or low-res logits
-            [4E, 4E] or [1, 4E, 4E] as a former result's `low_res_logits` holds them (floats).
+        mask: a former result of the same image, whose best mask is then improved; or [H, W] of the image's size
+            (bool or integers; not zero is the object); or low-res logits [4E, 4E] or [1, 4E, 4E] (floats) as a former
+            result's `low_res_logits` holds them, if it saw the same window of the image.
     """
 
     points: ArrayLike | None = None
     labels: ArrayLike | None = None
     box: ArrayLike | None = None
-    mask: ArrayLike | None = None
+    mask: ArrayLike | Result | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -81,7 +84,8 @@ def encode_prompt(
         kinds: the prompt kinds that the bundle has.
 
     Raises:
-        PromptError: nothing was given, or a part is malformed, lies outside the image, or is a kind the bundle lacks.
+        PromptError: nothing was given, or a part is malformed, lies outside the image or the frame's window, or is a
+            kind the bundle lacks.
     """
     if not prompt.kinds:
         detail = "labels without points" if prompt.labels is not None else "no prompt at all"
@@ -132,6 +136,8 @@ def _check_points(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float64], ND
             f"points must lie inside the image, 0 <= x < {width} and 0 <= y < {height}, got (x, y) = "
             f"{', '.join(str(tuple(point)) for point in points[outside].tolist())}"
         )
+    # A point is all of its pixel.
+    _check_window(points, np.floor(points) + 1, frame, "points")
     return points, _check_labels(prompt.labels, len(points))
 
 
@@ -161,10 +167,23 @@ def _check_box(box: ArrayLike, frame: Frame) -> NDArray[np.float64]:
             f"box must lie inside the image, 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}, "
             f"got ({x0}, {y0}, {x1}, {y1})"
         )
+    _check_window(array[:2], array[2:], frame, "box")
     return array
 
 
-def _check_mask(mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mask_side: int) -> NDArray[np.float32]:
+def _check_window(starts: NDArray[np.float64], ends: NDArray[np.float64], frame: Frame, what: str) -> None:
+    x0, y0, x1, y1 = frame.window
+    if (starts < (x0, y0)).any() or (ends > (x1, y1)).any():
+        raise PromptError(
+            f"{what} must lie inside the window that was encoded, {frame.window}, got {starts.tolist()} to {ends.tolist()}"
+        )
+
+
+def _check_mask(
+    mask: ArrayLike | Result, frame: Frame, preprocessing: Preprocessing, mask_side: int
+) -> NDArray[np.float32]:
+    if isinstance(mask, Result):
+        return _logits_of(mask, frame, mask_side)
     try:
         array = np.asarray(mask)
     except (TypeError, ValueError) as error:
@@ -187,3 +206,13 @@ def _check_mask(mask: ArrayLike, frame: Frame, preprocessing: Preprocessing, mas
     if not np.isfinite(array).all():
         raise PromptError("mask prompt must be finite, got NaN or infinity")
     return array.astype(np.float32)
+
+
+def _logits_of(result: Result, frame: Frame, mask_side: int) -> NDArray[np.float32]:
+    logits = result.low_res_logits[result.best]
+    if result.frame.original_size != frame.original_size or logits.shape != (mask_side, mask_side):
+        raise PromptError(
+            f"the result given as mask must be of an image of {list(frame.original_size)} and hold logits "
+            f"[{mask_side}, {mask_side}], got {list(result.frame.original_size)} and {list(logits.shape)}"
+        )
+    return reframe_logits(logits, result.frame, frame, -CERTAIN_LOGIT)

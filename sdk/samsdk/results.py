@@ -17,6 +17,7 @@ from samsdk.intensity import to_uint8
 from samsdk.io.atomic import atomic_write
 from samsdk.io.images import as_array, write_png
 from samsdk.masks import Region, encode_rle, polygons
+from samsdk.transforms import Frame
 
 SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
 # Okabe and Ito's sky blue: stands out from grey scans, red fundus and brown or pink stains, for any colour vision.
@@ -30,8 +31,9 @@ class Result:
     Attributes:
         regions: M masks, each stored over its own box.
         scores: [M] float32, the model's own estimate of each mask's IoU.
-        low_res_logits: [M, 4E, 4E] float32 logits over the network's input square; one of them, as it is, can be the
-            next prompt's `mask`.
+        low_res_logits: [M, 4E, 4E] float32 logits over the network's input square, which shows the frame's window.
+        frame: the part of the image that the network saw, and how. Give the whole result as the next prompt's `mask`:
+            the logits alone do not say where they lie.
         labels: class id to name for semantic bundles, else empty.
         timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are the
             embedding's own, and 0.0 where `segment` or a file had it already.
@@ -42,6 +44,7 @@ class Result:
     regions: tuple[Region, ...]
     scores: NDArray[np.float32]
     low_res_logits: NDArray[np.float32]
+    frame: Frame
     labels: Mapping[str, str]
     timings: Mapping[str, float]
     provider: str
@@ -123,6 +126,7 @@ class Result:
             "scores": [float(score) for score in self.scores],
             "area": self.area,
             "box": list(self.box) if self.box else None,
+            "window": list(self.frame.window),
             "rle": self.rle(),
             "labels": dict(self.labels),
             "timings": {stage: round(value, 3) for stage, value in self.timings.items()},

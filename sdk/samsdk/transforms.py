@@ -1,6 +1,10 @@
-"""Geometry: the image as given, the square that the network sees, and the way of coordinates between the two."""
+"""Geometry: the image as given, the square that the network sees, and the way of coordinates between the two.
+
+The network may see the whole image, or a window of it; coordinates are always those of the whole image.
+"""
 
 from dataclasses import dataclass
+from operator import index
 from typing import Final
 
 import cv2
@@ -12,21 +16,36 @@ from samsdk.intensity import normalise, to_uint8
 GEOMETRY_RULES: Final = ("longest_pad_br",)
 INTERPOLATIONS: Final = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
 BOX_ROUNDINGS: Final = ("none", "truncate")
+Window = tuple[int, int, int, int]
+"""A part of an image, (x0, y0, x1, y1) in whole pixels, x1 and y1 exclusive."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How one image lies in the network's input square.
+    """How one image, or a window of it, lies in the network's input square.
 
     Attributes:
         original_size: (height, width) of the image as given, in pixels.
-        resized_size: (height, width) of the part of the square that the image fills, from its top left corner.
+        resized_size: (height, width) of the part of the square that is filled, from its top left corner.
         input_size: side of the square.
+        window: the part of the image that fills it.
     """
 
     original_size: tuple[int, int]
     resized_size: tuple[int, int]
     input_size: int
+    window: Window
+
+    @property
+    def window_size(self) -> tuple[int, int]:
+        """(height, width) of the window in pixels of the image."""
+        x0, y0, x1, y1 = self.window
+        return y1 - y0, x1 - x0
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the square for one of the image; the same for both axes, as in the published code."""
+        return self.input_size / max(self.window_size)
 
 
 @dataclass(frozen=True)
@@ -51,28 +70,44 @@ class Preprocessing:
     intensity: str = "uint8_or_minmax"
     normalisation: str = "minmax"
 
-    def frame(self, original_size: tuple[int, int]) -> Frame:
-        """Where an image of this (height, width) comes to lie in the square.
+    def frame(self, original_size: tuple[int, int], window: Window | None = None) -> Frame:
+        """Where an image of this (height, width), or a window of it, comes to lie in the square.
 
         Sides are rounded as the published code does, `int(side * scale + 0.5)`; a very narrow image keeps one pixel.
-        """
-        scale = self.input_size / max(original_size)
-        height, width = (max(1, int(side * scale + 0.5)) for side in original_size)
-        return Frame(original_size, (height, width), self.input_size)
 
-    def apply_image(self, image: NDArray[np.generic]) -> tuple[NDArray[np.float32], Frame]:
-        """Turn an image into the encoder's input.
+        Raises:
+            ValueError: the window is empty or reaches out of the image.
+        """
+        height, width = original_size
+        x0, y0, x1, y1 = (index(side) for side in window or (0, 0, width, height))
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ValueError(f"expected a window (x0, y0, x1, y1) inside an image of {width} x {height}, got {window}")
+        scale = self.input_size / max(y1 - y0, x1 - x0)
+        resized = max(1, int((y1 - y0) * scale + 0.5)), max(1, int((x1 - x0) * scale + 0.5))
+        return Frame(original_size, resized, self.input_size, (x0, y0, x1, y1))
+
+    def apply_image(
+        self, image: NDArray[np.generic], window: Window | None = None
+    ) -> tuple[NDArray[np.float32], Frame]:
+        """Turn an image, or a window of it, into the encoder's input.
 
         Args:
             image: HxW (grey) or HxWx3 (RGB), any real dtype, finite.
+            window: the part to take; None takes all. Rules that look at the range of intensities look at it alone.
 
         Returns:
             The input, [1, 3, S, S] float32 (grey repeated three times), and the frame.
+
+        Raises:
+            ValueError: the window is empty or reaches out of the image.
         """
-        frame = self.frame((image.shape[0], image.shape[1]))
+        frame = self.frame((image.shape[0], image.shape[1]), window)
+        x0, y0, x1, y1 = frame.window
         height, width = frame.resized_size
         resized = cv2.resize(
-            to_uint8(image, self.intensity), (width, height), interpolation=INTERPOLATIONS[self.interpolation]
+            to_uint8(image[y0:y1, x0:x1], self.intensity),
+            (width, height),
+            interpolation=INTERPOLATIONS[self.interpolation],
         )
         values = normalise(np.asarray(resized, dtype=np.uint8), self.normalisation)  # [h, w] or [h, w, 3]
         square = np.zeros((1, 3, self.input_size, self.input_size), dtype=np.float32)
@@ -82,8 +117,6 @@ class Preprocessing:
     def apply_coords(self, coords: NDArray[np.floating], frame: Frame) -> NDArray[np.float32]:
         """Map points from pixels of the image as given to pixels of the square.
 
-        Both axes take the same factor, `input_size / max(height, width)`, as the published code does.
-
         Args:
             coords: [..., 2] in (x, y) order.
             frame: the image's frame.
@@ -91,12 +124,11 @@ class Preprocessing:
         Returns:
             [..., 2] in (x, y) order, float32.
         """
-        scale = self.input_size / max(frame.original_size)
-        return (np.asarray(coords, dtype=np.float64) * scale).astype(np.float32)
+        return ((np.asarray(coords, dtype=np.float64) - frame.window[:2]) * frame.scale).astype(np.float32)
 
     def apply_boxes(self, boxes: NDArray[np.floating], frame: Frame) -> NDArray[np.float32]:
         """Map boxes [..., 4] as (x0, y0, x1, y1) from the image as given to the square, rounded by `box_rounding`."""
-        scaled = np.asarray(boxes, dtype=np.float64) * (self.input_size / max(frame.original_size))
+        scaled = (np.asarray(boxes, dtype=np.float64) - (*frame.window[:2], *frame.window[:2])) * frame.scale
         return (np.trunc(scaled) if self.box_rounding == "truncate" else scaled).astype(np.float32)
 
     def apply_mask(self, mask: NDArray[np.generic], frame: Frame, side: int) -> NDArray[np.float32]:
@@ -110,8 +142,10 @@ class Preprocessing:
         Returns:
             [side, side] float32: the share of foreground in each cell, 0 to 1; 0 in the padding.
         """
+        x0, y0, x1, y1 = frame.window
         height, width = (max(1, round(length * side / frame.input_size)) for length in frame.resized_size)
-        share = cv2.resize((mask != 0).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        inside = (mask[y0:y1, x0:x1] != 0).astype(np.float32)
+        share = cv2.resize(inside, (width, height), interpolation=cv2.INTER_AREA)
         square = np.zeros((side, side), dtype=np.float32)
         square[:height, :width] = share
         return square

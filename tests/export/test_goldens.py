@@ -4,7 +4,6 @@ import torch
 
 from samsdk.golden import golden_prompt
 from samsdk.prompts import PROMPT_KINDS, DecoderInputs, encode_prompt
-from samsdk_export.bundle_writer import preprocessing_of
 from samsdk_export.goldens import golden_cases, golden_images, torch_answer
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
@@ -28,7 +27,7 @@ def test_the_golden_images_are_upright_square_and_lying() -> None:
 
 def test_the_golden_prompts_cover_every_kind_and_lie_in_their_images(model: Sam, tiny_checkpoint: Checkpoint) -> None:
     images = golden_images()
-    preprocessing = preprocessing_of(tiny_checkpoint)
+    preprocessing = tiny_checkpoint.preprocessing
     cases = golden_cases(model, preprocessing, images)
     prompts = [golden_prompt(case, cases) for case in cases]
     kinds = {prompt.kinds for prompt in prompts}

@@ -1,11 +1,13 @@
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 import pytest
 
+from samsdk.backends.openvino import is_installed
 from samsdk.bundle import Bundle
 from samsdk.doctor import examine
 from samsdk.golden import read_golden, write_golden
@@ -14,6 +16,7 @@ from samsdk.golden import read_golden, write_golden
 @pytest.fixture(autouse=True)
 def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("samsdk.backends.is_installed", lambda: False)
 
 
 def shifted(folder: Path, by: float) -> Bundle:
@@ -76,3 +79,26 @@ def test_every_device_that_onnxruntime_offers_is_examined(
     # onnxruntime names CUDA but cannot start it: that is a failure, not a fall back that passes.
     assert "CUDAExecutionProvider could not be started" in data["checks"][1]["detail"]
     assert data["passed"] is False
+
+
+def test_openvino_is_examined_where_it_is_installed(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_installed():
+        pytest.skip("openvino is not installed")
+    monkeypatch.setattr("samsdk.backends.is_installed", lambda: True)
+    bundle = Bundle.open(exported_bundle)
+    data = examine(bundle)
+    assert [(check["device"], check["passed"]) for check in data["checks"]] == [("cpu", True), ("openvino", True)]
+    assert data["checks"][1]["parity"]["provider"] == "OpenVINO CPU"
+    assert data["checks"][1]["parity"]["max_logit_difference"] < 1e-4
+    (alone,) = examine(bundle, device="openvino")["checks"]
+    assert alone == data["checks"][1]
+
+
+def test_one_device_that_is_not_there_fails_with_the_command(
+    exported_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    data = examine(Bundle.open(exported_bundle), device="openvino")
+    (check,) = data["checks"]
+    assert (data["passed"], check["device"], check["passed"]) == (False, "openvino", False)
+    assert check["detail"] == "device 'openvino' needs openvino: pip install 'samsdk[openvino]'"

@@ -47,7 +47,7 @@ def same(first: Result, second: Result) -> None:
 
 
 def test_what_encode_returns(embedding: Embedding, predictor: Predictor) -> None:
-    assert embedding.frame == Frame((660, 550), (64, 53), 64)
+    assert embedding.frame == Frame((660, 550), (64, 53), 64, (0, 0, 550, 660))
     assert embedding.image_embeddings.shape == (1, 32, 16, 16)
     assert embedding.image_embeddings.dtype == np.float32
     assert embedding.bundle == predictor.bundle.identity
@@ -75,7 +75,7 @@ def test_nothing_of_it_can_be_changed(embedding: Embedding) -> None:
 def test_the_dictionaries_it_was_made_of_are_not_its_own() -> None:
     tensors = {"image_embeddings": np.zeros((1, 2, 3, 3), np.float32)}
     timings = {"encode": 1.0}
-    embedding = Embedding(tensors, Frame((4, 4), (8, 8), 8), "b", "p", timings)
+    embedding = Embedding(tensors, Frame((4, 4), (8, 8), 8, (0, 0, 4, 4)), "b", "p", timings)
     tensors["more"] = np.zeros(1, np.float32)
     timings["encode"] = 2.0
     assert list(embedding.tensors) == ["image_embeddings"]
@@ -101,11 +101,29 @@ def test_save_and_load_are_exact(predictor: Predictor, tmp_path: Path, size: tup
         loaded.image_embeddings[:] = 0
 
 
+def test_a_window_survives_saving_and_loading(predictor: Predictor, cell: NDArray[np.uint8], tmp_path: Path) -> None:
+    # Whole numbers of numpy are whole numbers too.
+    x0, y0, x1, y1 = np.array([150, 200, 420, 500])
+    embedding = predictor.encode(cell, window=(x0, y0, x1, y1))
+    embedding.save(tmp_path / "a.npz")
+    loaded = Embedding.load(tmp_path / "a.npz")
+    assert loaded.frame == embedding.frame == Frame((660, 550), (64, 58), 64, (150, 200, 420, 500))
+    box = (200, 250, 380, 450)
+    same(predictor.decode(loaded, box=box), predictor.decode(embedding, box=box))
+
+
+def test_a_file_of_the_first_format_is_refused_by_name(saved: Path) -> None:
+    rewrite(saved, {"format": 1, "window": None})
+    with pytest.raises(BundleError, match=r"is an embedding of format 1, this samsdk reads 2"):
+        Embedding.load(saved)
+
+
 def test_the_file_holds_these_entries_and_no_more(saved: Path) -> None:
     # A keyword that numpy does not know, as older ones lack `allow_pickle`, would become one more array.
     with np.load(saved, allow_pickle=False) as archive:
         assert sorted(archive.files) == ["about", "tensor_image_embeddings"]
-    assert about(saved).keys() == {"format", "original_size", "resized_size", "input_size", "bundle", "provider"}
+    expected = {"format", "original_size", "resized_size", "input_size", "window", "bundle", "provider"}
+    assert about(saved).keys() == expected
 
 
 def test_an_array_that_is_no_tensor_is_left_alone(saved: Path) -> None:

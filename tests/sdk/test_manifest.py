@@ -8,6 +8,7 @@ import pytest
 
 from samsdk.errors import BundleError
 from samsdk.manifest import Manifest, Tier, is_safe_name, read_manifest
+from samsdk.zoom import Zoom
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +213,24 @@ def test_an_unknown_tier_is_refused_with_those_that_are_there(valid: dict[str, A
 )
 def test_safe_names(name: str, safe: bool) -> None:
     assert is_safe_name(name) is safe
+
+
+def test_zoom_is_what_the_bundle_recommends_or_nothing(valid: dict[str, Any]) -> None:
+    assert read(valid).zoom is None
+    assert read(change(valid, "prompts/zoom", None)).zoom is None
+    assert read(change(valid, "prompts/zoom", {"context": 3, "smallest": 32})).zoom == Zoom(3, 32)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, "prompts.zoom.context is missing"),
+        ({"context": 2.0}, "prompts.zoom.smallest is missing"),
+        ({"context": "2", "smallest": 48}, "prompts.zoom.context has the wrong type: '2'"),
+        ({"context": 2.0, "smallest": 48.5}, "prompts.zoom.smallest has the wrong type: 48.5"),
+        ({"context": 0.5, "smallest": 48}, "prompts.zoom is not valid: expected a context and a smallest side"),
+    ],
+)
+def test_a_zoom_that_is_not_valid_is_refused(valid: dict[str, Any], value: Any, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        read(change(valid, "prompts/zoom", value))

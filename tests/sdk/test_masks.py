@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from samsdk.masks import Region, dice, encode_rle, mask_iou, polygons, upsample_logits, upsample_region
+from samsdk.masks import Region, dice, encode_rle, mask_iou, polygons, reframe_logits, upsample_logits, upsample_region
 from samsdk.transforms import Frame, Preprocessing
 
 # pycocotools' own arrays lack an argument that numpy 2 asks for.
@@ -349,3 +349,76 @@ def test_iou_is_pycocotools(mask: NDArray[np.bool_], seed: int) -> None:
         assert iou == pytest.approx(coco.iou([encode_rle(mask)], [encode_rle(other)], [0])[0, 0])
     # The two measures are one another's functions.
     assert dice(mask, other) == pytest.approx(2 * iou / (1 + iou))
+
+
+WHOLE_IMAGE = (0, 0, 90, 120)
+REFRAMED = [
+    (WHOLE_IMAGE, (20, 30, 60, 70)),
+    ((20, 30, 60, 70), WHOLE_IMAGE),
+    ((20, 30, 60, 70), (40, 10, 80, 50)),
+    (WHOLE_IMAGE, (0, 80, 40, 120)),
+    ((50, 0, 90, 30), (60, 0, 90, 40)),
+]
+
+
+def moved_by_hand(logits: NDArray[np.float32], source: Frame, target: Frame, outside: float) -> NDArray[np.float64]:
+    """Cell by cell: where its centre lies in the image, and what the source's four cells around that say."""
+    side = len(logits)
+    valid = [-(-length * side // source.input_size) for length in source.resized_size]
+    expected = np.full((side, side), float(outside))
+    cells = [max(frame.window_size) / side for frame in (source, target)]
+    for row in range(side):
+        for column in range(side):
+            x = target.window[0] + (column + 0.5) * cells[1] - source.window[0]
+            y = target.window[1] + (row + 0.5) * cells[1] - source.window[1]
+            if not (0 <= x < source.window_size[1] and 0 <= y < source.window_size[0]):
+                continue
+            across, down = x / cells[0] - 0.5, y / cells[0] - 0.5
+            value = 0.0
+            for at_y, share_y in ((np.floor(down), 1 - down % 1), (np.floor(down) + 1, down % 1)):
+                for at_x, share_x in ((np.floor(across), 1 - across % 1), (np.floor(across) + 1, across % 1)):
+                    nearest = logits[int(np.clip(at_y, 0, valid[0] - 1)), int(np.clip(at_x, 0, valid[1] - 1))]
+                    value += share_y * share_x * nearest
+            expected[row, column] = value
+    return expected
+
+
+@pytest.mark.parametrize(("before", "after"), REFRAMED)
+def test_reframed_logits_are_those_at_the_same_places_of_the_image(
+    before: tuple[int, int, int, int], after: tuple[int, int, int, int]
+) -> None:
+    preprocessing = Preprocessing(64)
+    source, target = (preprocessing.frame((120, 90), window) for window in (before, after))
+    logits = smooth(np.random.default_rng(3), 32, 2.5)
+    got = reframe_logits(logits, source, target, -16.0)
+    expected = moved_by_hand(logits, source, target, -16.0)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got == -16, expected == -16)
+    # OpenCV knows places to 1/32 of a cell; neighbours differ by less than 3.
+    np.testing.assert_allclose(got, expected, rtol=0, atol=0.15)
+
+
+def test_logits_of_the_same_window_are_left_as_they_are() -> None:
+    frame = Preprocessing(64).frame((120, 90), (20, 30, 60, 70))
+    logits = smooth(np.random.default_rng(4), 32, 1.0)
+    np.testing.assert_array_equal(reframe_logits(logits, frame, frame, -16.0), logits)
+
+
+def test_a_mask_that_runs_into_the_images_border_does_not_fade_there() -> None:
+    preprocessing = Preprocessing(64)
+    source, target = preprocessing.frame((640, 640)), preprocessing.frame((640, 640), (0, 0, 80, 80))
+    got = reframe_logits(np.full((64, 64), 5, np.float32), source, target, -16.0)
+    np.testing.assert_array_equal(got, np.full((64, 64), 5))
+
+
+@pytest.mark.parametrize("window", [(7, 11, 61, 71), (0, 60, 90, 120), (50, 0, 90, 120)])
+def test_the_mask_of_a_window_is_that_of_its_crop_and_nothing_outside(window: tuple[int, int, int, int]) -> None:
+    preprocessing = Preprocessing(64)
+    x0, y0, x1, y1 = window
+    frame, crop = preprocessing.frame((120, 90), window), preprocessing.frame((y1 - y0, x1 - x0))
+    logits = smooth(np.random.default_rng(5), 64, 4.0)
+    expected = np.zeros((120, 90), bool)
+    expected[y0:y1, x0:x1] = upsample_region(logits, crop).full()
+    assert expected.any()
+    np.testing.assert_array_equal(upsample_region(logits, frame).full(), expected)
+    np.testing.assert_array_equal(upsample_logits(logits[None], frame), upsample_logits(logits[None], crop))

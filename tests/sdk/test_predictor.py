@@ -316,7 +316,7 @@ def test_eight_threads_segment_three_images_as_one_does(
 ) -> None:
     images = [tissue, cell, np.ascontiguousarray(tissue[:300, :, 1])]
     expected = [fresh.segment(image, box=BOX) for image in images]
-    fresh._kept.clear()
+    fresh._recent._kept.clear()
     barrier = threading.Barrier(8)
 
     def work(number: int) -> list[Result]:
@@ -327,7 +327,7 @@ def test_eight_threads_segment_three_images_as_one_does(
         for number, results in enumerate(pool.map(work, range(8))):
             for step, result in enumerate(results):
                 same(result, expected[(number + step) % 3])
-    assert len(fresh._kept) == 3
+    assert len(fresh._recent._kept) == 3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -345,7 +345,7 @@ def test_what_is_not_finite_never_leaves(
     spy_on(fresh, part, spoil=spoil)
     with pytest.raises(BackendError, match=f"output {output} holds NaN or infinity; run `samsdk doctor`"):
         fresh.segment(tissue, box=BOX)
-    assert len(fresh._kept) == (0 if part == "_encoder" else 1)
+    assert len(fresh._recent._kept) == (0 if part == "_encoder" else 1)
 
 
 def test_an_embedding_of_another_bundle_is_refused(predictor: Predictor, embedding: Embedding, tmp_path: Path) -> None:
@@ -400,3 +400,57 @@ def test_the_mask_threshold_is_the_manifests(
     clear = np.abs(enlarged - high) > 1e-4
     np.testing.assert_array_equal(strict.mask[clear], enlarged[clear] > high)
     assert 0 < strict.area < result.area
+
+
+# Windows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_answers_exactly_as_its_crop_by_hand(predictor: Predictor, cell: NDArray[np.uint8]) -> None:
+    x0, y0, x1, y1 = window = (130, 210, 430, 560)
+    image = np.random.default_rng(0).integers(0, 256, cell.shape).astype(np.uint8) // 8 + cell // 2
+    part, crop = predictor.encode(image, window=window), predictor.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
+    drawn = np.zeros(image.shape, bool)
+    drawn[300:400, 200:350] = True
+    for prompt, shifted in (
+        ({"box": (200, 300, 380, 480)}, {"box": (70, 90, 250, 270)}),
+        ({"points": [(429, 559), (130, 210)], "labels": [1, 0]}, {"points": [(299, 349), (0, 0)], "labels": [1, 0]}),
+        ({"mask": drawn}, {"mask": drawn[y0:y1, x0:x1]}),
+    ):
+        whole = predictor.decode(part, **prompt, multimask=True)
+        expected = predictor.decode(crop, **shifted, multimask=True)
+        np.testing.assert_array_equal(whole.low_res_logits, expected.low_res_logits)
+        np.testing.assert_array_equal(whole.masks[:, y0:y1, x0:x1], expected.masks)
+        assert whole.masks.shape[1:] == image.shape
+        assert whole.masks.sum() == expected.masks.sum() > 0
+        assert whole.frame.window == window
+
+
+def test_prompts_outside_the_window_are_refused(predictor: Predictor, tissue: NDArray[np.uint8]) -> None:
+    part = predictor.encode(tissue, window=(100, 120, 200, 220))
+    inside = r"must lie inside the window that was encoded, \(100, 120, 200, 220\), got"
+    for points in ([(99, 150)], [(150, 119)], [(200, 150)], [(150, 150), (150, 220)]):
+        with pytest.raises(PromptError, match=f"points {inside}"):
+            predictor.decode(part, points=points)
+    for box in ((99, 130, 150, 150), (110, 130, 201, 150), (110, 119, 150, 150), (110, 130, 150, 221)):
+        with pytest.raises(PromptError, match=f"box {inside}"):
+            predictor.decode(part, box=box)
+    predictor.decode(part, points=[(199.9, 219.9), (100, 120)], box=(100, 120, 200, 220))
+
+
+def test_a_window_out_of_the_image_is_refused(predictor: Predictor, tissue: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="inside an image of 512 x 512"):
+        predictor.encode(tissue, window=(0, 0, 513, 10))
+
+
+def test_a_former_result_is_its_best_masks_logits(fresh: Predictor, embedding: Embedding) -> None:
+    former = fresh.decode(embedding, box=BOX, multimask=True)
+    given = fresh.decode(embedding, points=[(200, 180)], mask=former)
+    same(given, fresh.decode(embedding, points=[(200, 180)], mask=former.low_res_logits[former.best]))
+
+
+def test_a_former_result_of_another_image_is_refused(
+    predictor: Predictor, embedding: Embedding, cell: NDArray[np.uint8]
+) -> None:
+    former = predictor.decode(predictor.encode(cell), box=BOX)
+    with pytest.raises(PromptError, match=r"must be of an image of \[512, 512\] .*, got \[660, 550\] and"):
+        predictor.decode(embedding, mask=former)

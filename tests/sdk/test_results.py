@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 from samsdk import ImageError, MissingExtraError, OutputError, Predictor, Result, SamsdkError
 from samsdk.masks import Region
 from samsdk.results import OVERLAY_COLOUR
+from samsdk.transforms import Preprocessing
 
 # pycocotools' own arrays lack an argument that numpy 2 asks for.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -33,6 +34,7 @@ def make(*masks: NDArray[np.bool_], scores: list[float] | None = None) -> Result
         regions=tuple(Region(mask.shape, 0, 0, mask) for mask in masks),
         scores=np.array(values, np.float32),
         low_res_logits=np.random.default_rng(0).normal(size=(len(masks), 16, 16)).astype(np.float32),
+        frame=Preprocessing(16).frame(masks[0].shape, (10, 0, 60, 50) if masks[0].shape == SIZE else None),
         labels={"1": "spleen"},
         timings={"preprocess": 1.23456, "encode": 20.0, "decode": 3.0, "postprocess": 0.5},
         provider="CPUExecutionProvider",
@@ -206,6 +208,7 @@ def test_to_dict_is_complete_and_json_can_hold_it(result: Result) -> None:
         "scores": [0.25, 0.75, 0.5],
         "area": np.count_nonzero(disc(12)),
         "box": [19, 9, 42, 32],
+        "window": [10, 0, 60, 50],
         "labels": {"1": "spleen"},
         "timings": {"preprocess": 1.235, "encode": 20.0, "decode": 3.0, "postprocess": 0.5},
         "provider": "CPUExecutionProvider",

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import tracemalloc
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 import samsdk
 from samsdk import BundleError, ImageError, Predictor, PromptError
 from samsdk.bundle import Bundle
+from samsdk.transforms import Window
+from samsdk.zoom import Zoom, zoom_window
 
 BOX = (120, 100, 300, 260)
 
@@ -30,13 +33,13 @@ def fresh(exported_bundle: Path) -> Predictor:
     return samsdk.load(exported_bundle, device="cpu", threads=1)
 
 
-def count_encodes(predictor: Predictor) -> list[object]:
-    seen: list[object] = []
+def count_encodes(predictor: Predictor) -> list[Window | None]:
+    seen: list[Window | None] = []
     encode = predictor.encode
 
-    def spy(image: object) -> samsdk.Embedding:
-        seen.append(image)
-        return encode(image)
+    def spy(image: object, *, window: Window | None = None) -> samsdk.Embedding:
+        seen.append(window)
+        return encode(image, window=window)
 
     predictor.encode = spy  # type: ignore[method-assign]
     return seen
@@ -55,7 +58,7 @@ def test_a_second_prompt_on_the_same_image_is_one_decode(
     path = tmp_path / "a.png"
     path.write_bytes(png(tissue))
     for forms in ((tissue, tissue.copy(), np.asfortranarray(tissue)), (path, str(path), png(tissue))):
-        fresh._kept.clear()
+        fresh._recent._kept.clear()
         seen = count_encodes(fresh)
         first, *others = [fresh.segment(form, box=BOX) for form in forms]
         assert len(seen) == 1
@@ -85,20 +88,20 @@ def test_a_changed_image_is_encoded_again(fresh: Predictor, tissue: NDArray[np.u
     assert len(seen) == 4
 
 
-def test_the_last_eight_images_are_kept(fresh: Predictor, cell: NDArray[np.uint8]) -> None:
+def test_the_last_sixteen_embeddings_are_kept(fresh: Predictor, cell: NDArray[np.uint8]) -> None:
     seen = count_encodes(fresh)
-    images = [cell[:100, :100] ^ np.uint8(number) for number in range(9)]
-    for image in images[:8]:
+    images = [cell[:100, :100] ^ np.uint8(number) for number in range(17)]
+    for image in images[:16]:
         fresh.segment(image, box=(10, 10, 50, 50))
     fresh.segment(images[0], box=(10, 10, 50, 50))
-    assert (len(seen), len(fresh._kept)) == (8, 8)
-    fresh.segment(images[8], box=(10, 10, 50, 50))
-    assert (len(seen), len(fresh._kept)) == (9, 8)
+    assert (len(seen), len(fresh._recent._kept)) == (16, 16)
+    fresh.segment(images[16], box=(10, 10, 50, 50))
+    assert (len(seen), len(fresh._recent._kept)) == (17, 16)
     # The first was used again, so the second is the one that went.
     fresh.segment(images[0], box=(10, 10, 50, 50))
-    assert len(seen) == 9
+    assert len(seen) == 17
     fresh.segment(images[1], box=(10, 10, 50, 50))
-    assert len(seen) == 10
+    assert len(seen) == 18
 
 
 def test_a_wrong_prompt_does_not_cost_the_embedding(fresh: Predictor, tissue: NDArray[np.uint8]) -> None:
@@ -152,6 +155,77 @@ def test_segment_answers_as_the_predictor_does(
     assert result.mask.shape == (512, 512)
     assert result.mask.dtype == np.bool_
     assert 0 < result.area == np.count_nonzero(result.mask)
+
+
+# Zoom ----------------------------------------------------------------------------------------------------------------
+
+SMALL = (240, 200, 300, 240)
+
+
+def test_zoom_is_encode_and_decode_by_hand(fresh: Predictor, tissue: NDArray[np.uint8]) -> None:
+    window = (210, 160, 330, 280)  # twice the longest side of 60, around (270, 220)
+    assert zoom_window(SMALL, (512, 512), Zoom()) == window
+    expected = fresh.decode(fresh.encode(tissue, window=window), box=SMALL)
+    seen = count_encodes(fresh)
+    first, second = (fresh.segment(tissue, box=SMALL, zoom=True) for _ in range(2))
+    assert seen == [window]
+    for result in (first, second):
+        np.testing.assert_array_equal(result.mask, expected.mask)
+        np.testing.assert_array_equal(result.low_res_logits, expected.low_res_logits)
+        assert result.to_dict()["window"] == list(window)
+    assert min(first.timings["preprocess"], first.timings["encode"], first.timings["decode"]) > 0
+    assert (second.timings["preprocess"], second.timings["encode"]) == (0.0, 0.0)
+
+
+def test_zoom_left_out_does_what_the_manifest_recommends(
+    tiny_bundle: Path, fresh: Predictor, tissue: NDArray[np.uint8]
+) -> None:
+    assert fresh.segment(tissue, box=SMALL).frame.window == (0, 0, 512, 512)
+    manifest = tiny_bundle / "manifest.json"
+    data = json.loads(manifest.read_text())
+    data["prompts"]["zoom"] = {"context": 3.0, "smallest": 48}
+    manifest.write_text(json.dumps(data))
+    recommending = samsdk.load(tiny_bundle, device="cpu", threads=1)
+    for zoom in (None, True):
+        assert recommending.segment(tissue, box=SMALL, zoom=zoom).frame.window == (180, 130, 360, 310)
+    assert recommending.segment(tissue, box=SMALL, zoom=False).frame.window == (0, 0, 512, 512)
+    segment = samsdk.segment
+    assert segment(tissue, box=SMALL, model=tiny_bundle, device="cpu").frame.window == (180, 130, 360, 310)
+    assert segment(tissue, box=SMALL, zoom=False, model=tiny_bundle, device="cpu").frame.window == (0, 0, 512, 512)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {},
+        {"labels": [1]},
+        {"points": [(5, 512)]},
+        {"points": "here"},
+        {"points": [(5, 5)], "labels": [1, 0]},
+        {"box": (10, 10, 10, 20)},
+        {"box": (1, 2, 3)},
+        {"box": (0, 0, 513, 20)},
+        {"box": (10, 10, 40, 40), "points": [(900, 5)], "labels": [0]},
+        {"mask": MASK[:5]},
+        {"mask": np.zeros((64, 64), np.float32)},
+    ],
+)
+def test_a_malformed_prompt_is_refused_with_zoom_too(
+    predictor: Predictor, tissue: NDArray[np.uint8], prompt: dict[str, Any]
+) -> None:
+    with pytest.raises(PromptError):
+        predictor.segment(tissue, **prompt, zoom=True)
+
+
+def test_a_correction_of_a_zoomed_result_keeps_its_window(fresh: Predictor, tissue: NDArray[np.uint8]) -> None:
+    former = fresh.segment(tissue, box=SMALL, zoom=True)
+    seen = count_encodes(fresh)
+    result = fresh.segment(tissue, box=SMALL, points=[(270, 220)], mask=former, zoom=True)
+    expected = fresh.decode(
+        fresh.encode(tissue, window=former.frame.window), box=SMALL, points=[(270, 220)], mask=former.low_res_logits[0]
+    )
+    np.testing.assert_array_equal(result.low_res_logits, expected.low_res_logits)
+    assert seen == [former.frame.window]  # by hand only
 
 
 # One predictor per bundle and device ---------------------------------------------------------------------------------

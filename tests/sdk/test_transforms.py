@@ -92,7 +92,7 @@ def test_linear_interpolation_is_opencvs() -> None:
     ],
 )
 def test_frames(original: tuple[int, int], resized: tuple[int, int]) -> None:
-    assert LITE.frame(original) == Frame(original, resized, 256)
+    assert LITE.frame(original) == Frame(original, resized, 256, (0, 0, original[1], original[0]))
 
 
 def test_coordinates_take_one_factor_for_both_axes() -> None:
@@ -166,3 +166,34 @@ def test_apply_mask_fills_exactly_the_cells_of_the_image(size: tuple[int, int], 
     expected[: cells[0], : cells[1]] = 1
     result = preprocessing.apply_mask(np.ones(size, bool), preprocessing.frame(size), 16)
     np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+WINDOWS = [(0, 0, 60, 90), (7, 11, 40, 30), (59, 0, 60, 90), (20, 89, 21, 90), (0, 40, 60, 90)]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_window_is_the_crop_by_hand_with_shifted_coordinates(window: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng(4)
+    image = rng.integers(20, 221, (90, 60, 3)).astype(np.uint8)
+    x0, y0, x1, y1 = window
+    got, frame = LITE.apply_image(image, window)
+    expected, crop = LITE.apply_image(np.ascontiguousarray(image[y0:y1, x0:x1]))
+    np.testing.assert_array_equal(got, expected)
+    assert (frame.original_size, frame.window, frame.window_size) == ((90, 60), window, (y1 - y0, x1 - x0))
+    assert (frame.resized_size, frame.scale) == (crop.resized_size, crop.scale)
+    points = rng.uniform((x0, y0), (x1, y1), (5, 2))
+    np.testing.assert_array_equal(LITE.apply_coords(points, frame), LITE.apply_coords(points - (x0, y0), crop))
+    box = np.array([x0, y0, x1, y1])
+    np.testing.assert_array_equal(LITE.apply_boxes(box, frame), LITE.apply_boxes(box - (x0, y0, x0, y0), crop))
+    mask = rng.random((90, 60)) < 0.5
+    np.testing.assert_array_equal(
+        LITE.apply_mask(mask, frame, 64), LITE.apply_mask(np.ascontiguousarray(mask[y0:y1, x0:x1]), crop, 64)
+    )
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, 0, 61, 5), (0, 0, 5, 91), (5, 0, 5, 5), (0, 6, 5, 5)])
+def test_a_window_out_of_the_image_or_empty_is_refused(window: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="expected a window .* inside an image of 60 x 90, got"):
+        LITE.frame((90, 60), window)
+    with pytest.raises(ValueError, match="expected a window"):
+        LITE.apply_image(np.zeros((90, 60), np.uint8), window)

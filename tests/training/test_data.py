@@ -61,7 +61,7 @@ def test_missing_list_and_wrong_mask_size_are_named(tmp_path: Path) -> None:
 def test_first_images_are_the_list_s_first(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", two_kidneys(np.uint8))
     (folder / "list.txt").write_text("a\nb\n")
-    assert [labelled.name for labelled in read_set(folder, first=1)] == ["a"]
+    assert [labelled.name for labelled in read_set(folder, part=slice(1))] == ["a"]
 
 
 def test_shared_sets_hold_the_objects_that_their_readme_counts(shared_data: Path) -> None:

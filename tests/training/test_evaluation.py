@@ -8,6 +8,7 @@ import pytest
 
 import samsdk
 from samsdk.masks import dice
+from samsdk.zoom import Zoom
 from samsdk_training.data import LabelledImage
 from samsdk_training.evaluation import calibration, evaluate_images, summarise
 
@@ -25,10 +26,11 @@ class Painter:
     """Answers a box exactly, and a click with a square of 5x5 around each point of label 1."""
 
     calls: list[dict[str, Any]] = field(default_factory=list)
-    encoded: int = 0
+    answers: list[Answer] = field(default_factory=list)
+    encoded: list[Any] = field(default_factory=list)
 
-    def encode(self, image: np.ndarray) -> tuple[int, int]:
-        self.encoded += 1
+    def encode(self, image: np.ndarray, *, window=None) -> tuple[int, int]:
+        self.encoded.append(window)
         return image.shape[:2]
 
     def decode(self, size: tuple[int, int], *, points=None, labels=None, box=None, mask=None) -> Answer:
@@ -39,7 +41,8 @@ class Painter:
             painted[y0:y1, x0:x1] = True
         for (x, y), label in zip(points or [], labels or [], strict=True):
             painted[int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3] = label
-        return Answer(painted)
+        self.answers.append(Answer(painted))
+        return self.answers[-1]
 
 
 @pytest.fixture
@@ -52,13 +55,13 @@ def bar() -> LabelledImage:
 def test_box_then_clicks_in_the_largest_error(bar: LabelledImage) -> None:
     painter = Painter()
     (scores,) = evaluate_images(painter, [bar], clicks=(1, 2, 3))
-    assert painter.encoded == 1
+    assert painter.encoded == [None]
     assert painter.calls[0]["box"] == (10, 10, 25, 15)
     assert scores.dice["box"] == 1.0
     assert painter.calls[1]["mask"] is None
     assert [len(call["points"] or []) for call in painter.calls[1:]] == [3, 3, 3]  # one list, which grows
     assert painter.calls[-1]["labels"] == [1, 1, 1]
-    assert all((call["mask"] == 0).all() for call in painter.calls[2:])
+    assert all(call["mask"] is answer for call, answer in zip(painter.calls[2:], painter.answers[1:], strict=False))
     assert scores.area == 75
     # 25, then at least 45, then at most 75 of 75 pixels.
     assert scores.dice["1"] == pytest.approx(2 * 25 / 100)
@@ -110,3 +113,17 @@ def test_a_real_bundle_is_scored_by_its_own_masks(predictor: samsdk.Predictor, c
     box = predictor.segment(cell, box=(355, 300, 490, 440))
     assert scores.dice["box"] == dice(box.mask, label == 1)
     assert scores.predicted_iou["box"] == box.score
+
+
+def test_with_zoom_each_window_is_encoded_once(predictor: samsdk.Predictor, cell: np.ndarray, monkeypatch) -> None:
+    label = np.zeros(cell.shape, np.uint8)
+    label[300:340, 355:400] = 1
+    encode, windows = predictor.encode, []
+    spy = lambda image, *, window=None: windows.append(window) or encode(image, window=window)  # noqa: E731
+    monkeypatch.setattr(predictor, "encode", spy)
+    labelled = LabelledImage("cell", cell, label, instances=False)
+    (scores,) = evaluate_images(predictor, [labelled], clicks=(1, 2, 3), zoom=Zoom())
+    assert windows[0] == (332, 275, 422, 365)
+    assert len(windows) == len(set(windows))
+    box = predictor.segment(cell, box=(355, 300, 400, 340), zoom=True)
+    assert scores.dice["box"] == dice(box.mask, label == 1)

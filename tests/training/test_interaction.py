@@ -45,7 +45,8 @@ class Recorder:
 
 def only(kind: str, **others: float) -> InteractionConfig:
     odds = {"box": 0.0, "point": 0.0, "both": 0.0, kind: 1.0}
-    return InteractionConfig(**odds, **{"multimask": 0.0, "mask_feedback": 1.0, **others})
+    fixed = {"multimask": 0.0, "mask_feedback": 1.0, "fewest_rounds": others.get("rounds", 3)}
+    return InteractionConfig(**odds, **{**fixed, **others})
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts_over_rounds(objects) -> None:
@@ -77,6 +78,31 @@ def test_points_grow_by_a_correction_a_round_and_logits_are_fed_back(objects) ->
     assert (labels == 1).all()
     for index, clicked in enumerate(coords.long()):
         assert masks[index][clicked[:, 1], clicked[:, 0]].all()
+
+
+def test_the_number_of_rounds_is_drawn_by_the_generator_within_its_bounds(objects) -> None:
+    images, masks = objects
+
+    def rounds(seed: int) -> int:
+        recorder = Recorder(torch.full((1, 1, 16, 16), -3.0))
+        config = only("point", rounds=4, fewest_rounds=2)
+        interactive_loss(recorder, images, masks, torch.Generator().manual_seed(seed), config)
+        return len(recorder.calls)
+
+    drawn = [rounds(seed) for seed in range(25)]
+    assert set(drawn) == {2, 3, 4}
+    assert drawn == [rounds(seed) for seed in range(25)]
+
+
+def test_answers_are_scored_against_the_share_of_the_object_in_each_of_their_cells(objects) -> None:
+    images, masks = objects
+    logits = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    parts = interactive_loss(Recorder(logits), images, masks, torch.Generator(), only("box", rounds=1))
+    shares = masks.float().reshape(8, 1, 16, 4, 16, 4).mean((3, 5))
+    full = logits.expand(8, 1, -1, -1)
+    assert parts["focal"].item() == pytest.approx(focal_loss(full, shares).mean().item(), rel=1e-5)
+    assert parts["dice_loss"].item() == pytest.approx(dice_loss(full, shares).mean().item(), rel=1e-5)
+    assert parts["iou"].item() == pytest.approx(binary_iou(full, shares).mean().item(), rel=1e-5)
 
 
 def test_spilled_masks_are_corrected_with_background_clicks(objects) -> None:

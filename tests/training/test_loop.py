@@ -281,14 +281,56 @@ def test_learning_rate_follows_the_schedule() -> None:
 def test_average_of_the_weights_by_hand() -> None:
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     average = WeightAverage({"w": weight}, 0.75)
-    for value in ([5.0, 2.0], [1.0, 6.0]):
+    for number, value in enumerate(([5.0, 2.0], [1.0, 6.0]), start=100):
         weight.data = torch.tensor(value)
-        average.update()
+        average.update(number)
     # 0.75 * 1 + 0.25 * 5 = 2, then 0.75 * 2 + 0.25 * 1; and 2, then 0.75 * 2 + 0.25 * 6.
     assert average.tensors["w"].tolist() == [1.75, 3.0]
     with average.applied():
         assert weight.tolist() == [1.75, 3.0]
     assert weight.tolist() == [1.0, 6.0]
+
+
+def test_the_average_soon_forgets_where_it_started() -> None:
+    weight = torch.tensor([0.0])
+    average = WeightAverage({"w": weight}, 0.999)
+    weight += 1
+    expected = 0.0
+    for number in (1, 2, 3):
+        average.update(number)
+        decay = (1 + number) / (10 + number)  # 2/11, 3/12, 4/13
+        expected = decay * expected + 1 - decay
+        assert average.tensors["w"].item() == pytest.approx(expected)
+    assert expected > 0.98
+
+
+def test_the_average_of_what_never_changes_is_that_bit_for_bit() -> None:
+    constant = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    average = WeightAverage({"c": constant}, 0.999)
+    for number in range(1, 200):
+        average.update(number)
+    assert torch.equal(average.tensors["c"], constant)
+
+
+def test_statistics_of_batch_norms_are_averaged_with_the_weights(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Normed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def scores(self, x: Tensor) -> Tensor:
+            return super().scores(self.norm(x))
+
+    def look(model: Normed) -> dict[str, float]:
+        seen.append(model.norm.running_mean.clone())
+        return {"dice": 0.0}
+
+    changes = {"steps": 1, "warmup_steps": 0, "validate_every": 1, "ema_decay": 0.1}
+    last = train(tmp_path, Normed(), changes, validate=look).norm.running_mean
+    assert last.abs().min() > 0
+    torch.testing.assert_close(seen[-1], 0.9 * last)  # it starts at 0
 
 
 def test_the_average_is_what_is_validated_and_saved(tmp_path: Path) -> None:
@@ -306,7 +348,8 @@ def test_the_average_is_what_is_validated_and_saved(tmp_path: Path) -> None:
         changes = {"steps": steps, "warmup_steps": 0, "final_lr_share": 1.0, "validate_every": 2}
         seen.clear()
         weights.append(train(tmp_path / str(steps), changes=changes, validate=look).head.weight.detach())
-    expected = 0.5 * (0.5 * weights[0] + 0.5 * weights[1]) + 0.5 * weights[2]
+    # The decay is 2/11 in the first step and 3/12 in the second.
+    expected = 3 / 12 * (2 / 11 * weights[0] + 9 / 11 * weights[1]) + 9 / 12 * weights[2]
     torch.testing.assert_close(seen[-1], expected)
     assert torch.equal(load_file(tmp_path / "2" / "best" / "head.safetensors")["weight"], seen[-1])
 

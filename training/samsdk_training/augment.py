@@ -6,6 +6,7 @@ once. The frame that comes back has the longest side that the network's square h
 only pads and normalises it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -109,6 +110,17 @@ class Augmentation:
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON can hold them, for the record of a training run."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Augmentation":
+        """Build what `to_dict` gave; fields that are left out keep their defaults.
+
+        Raises:
+            TypeError: a field is unknown.
+            ValueError: a field is not valid.
+        """
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return cls(**given)
 
 
 _WARPS: Final = ("rotate", "zoom", "focus", "stretch", "shear", "shift", "reframe")

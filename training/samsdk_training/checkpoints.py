@@ -19,6 +19,7 @@ from torch import Tensor
 
 from samsdk.errors import SamsdkError
 from samsdk.io.atomic import atomic_folder
+from samsdk.transforms import Preprocessing
 from samsdk_training.models.sam import Sam, SamConfig, build_sam
 
 FORMAT = 1
@@ -66,6 +67,13 @@ class Checkpoint:
     licence: dict[str, Any]
     lineage: dict[str, Any]
     state: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Geometry, intensity and normalisation as the code that carries them out."""
+        return Preprocessing(
+            **self.geometry, intensity=self.intensity["rule"], normalisation=self.normalisation["rule"]
+        )
 
     def build(self) -> Sam:
         """Build the model with these weights, in evaluation mode, on the CPU.

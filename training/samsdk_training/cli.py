@@ -1,18 +1,20 @@
-"""`samsdk evaluate` and `samsdk train`, added to the program by entry points.
+"""`samsdk evaluate`, `samsdk train` and `samsdk slim`, added to the program by entry points.
 
-`evaluate` needs the runtime alone, so that devices can be measured; `train` imports torch when it runs.
+`evaluate` needs the runtime alone, so that devices can be measured; the others import torch when they run.
 """
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import samsdk
 from samsdk.cli import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
-from samsdk_training.data import LISTS, DataError, read_set
+from samsdk_training.data import LISTS, DataError, part_of_list, read_set
 from samsdk_training.evaluation import evaluate_images, summarise
 
 
@@ -25,6 +27,10 @@ def add_evaluate(commands: Any) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="a set (images/, masks/, a list), or a folder of sets"
     )
     parser.add_argument("--list", default="val.txt", choices=LISTS, help="the list of ids in each set (val.txt)")
+    parser.add_argument(
+        "--share", type=_share, default=(0.0, 1.0), metavar="FROM,TO", help="only this part of each list (0,1)"
+    )
+    parser.add_argument("--zoom", action=argparse.BooleanOptionalAction, help="as in samsdk segment")
     parser.add_argument("--clicks", type=_clicks, default=(1, 3), metavar="N,N", help="clicks to score after (1,3)")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N of each list")
     parser.add_argument("--objects", type=int, default=8, metavar="N", help="at most N objects an image (8)")
@@ -46,8 +52,12 @@ def add_train(commands: Any) -> None:
         "-o", "--output", type=Path, required=True, metavar="RUN", help="folder; an interrupted run goes on"
     )
     parser.add_argument(
+        "--plan", type=Path, metavar="FILE", help="sets, teacher, shape and stages in one file; instead of what follows"
+    )
+    parser.add_argument(
         "--model", type=Path, metavar="FILE", help="the model's shape, as a checkpoint's model.json has it"
     )
+    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="start from these weights instead of random")
     parser.add_argument("--steps", type=int, default=20000, help="optimiser steps (20000)")
     parser.add_argument("--batch-size", type=int, default=16, help="objects a step (16)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="the highest (0.001)")
@@ -57,14 +67,34 @@ def add_train(commands: Any) -> None:
     parser.add_argument("--licence", default="NOASSERTION", help="of the weights, as your data allows (SPDX)")
 
 
+def add_slim(commands: Any) -> None:
+    """Add the command `slim`."""
+    parser = add_command(commands, "slim", _run_slim, "halve a checkpoint: fold batch norms, round weights to 16 bits")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint's folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="folder to write")
+
+
 def _run_train(args: argparse.Namespace) -> Report:
     try:
-        from samsdk_training.loop import LoopConfig
-        from samsdk_training.models.sam import SamConfig, student_config
-        from samsdk_training.recipes.student import StudentRecipe, train_student
-        from samsdk_training.samples import SampleSet
+        best = _train_plan(args) if args.plan else _train_student(args)
     except ImportError as error:
         raise MissingExtraError(f"samsdk train needs {error.name}: pip install 'samsdk[train]'") from error
+    text = f"best checkpoint: {best['best']}\nexport it: samsdk export {best['best']} -o BUNDLE"
+    return Report({"run": str(args.output), **best}, text)
+
+
+def _train_plan(args: argparse.Namespace) -> dict[str, Any]:
+    from samsdk_training.recipes.student_plan import read_plan, run_plan
+
+    return {"best": str(run_plan(read_plan(args.plan), args.data, args.output))}
+
+
+def _train_student(args: argparse.Namespace) -> dict[str, Any]:
+    from samsdk_training.loop import LoopConfig
+    from samsdk_training.models.sam import SamConfig, student_config
+    from samsdk_training.recipes.student import StudentRecipe, train_student
+    from samsdk_training.samples import SampleSet
+
     try:
         loop = LoopConfig(
             steps=args.steps,
@@ -78,17 +108,28 @@ def _run_train(args: argparse.Namespace) -> Report:
         model = SamConfig.from_dict(json.loads(args.model.read_bytes())) if args.model else student_config()
     except (ValueError, OSError) as error:
         raise WrongCallError(str(error)) from error
-    sets = [SampleSet(folder) for folder in _find_sets(args.data, "train.txt")]
     result = train_student(
         StudentRecipe(loop, model, batch_size=args.batch_size),
-        sets,
+        [SampleSet(folder) for folder in _find_sets(args.data, "train.txt")],
         _find_sets(args.data, "val.txt"),
         args.output,
         licence={"id": args.licence, "source": "trained with samsdk", "attribution": "see lineage.sets"},
+        start=args.start,
     )
-    checkpoint = args.output / "best"
-    text = f"best checkpoint: {checkpoint}\nexport it: samsdk export {checkpoint} -o BUNDLE"
-    return Report({"run": str(args.output), "best": str(checkpoint), **result}, text)
+    return {"best": str(args.output / "best"), **result}
+
+
+def _run_slim(args: argparse.Namespace) -> Report:
+    try:
+        from samsdk_training.checkpoints import load_checkpoint, save_checkpoint
+        from samsdk_training.slim import slim
+    except ImportError as error:
+        raise MissingExtraError(f"samsdk slim needs {error.name}: pip install 'samsdk[train]'") from error
+    slimmed = slim(load_checkpoint(args.checkpoint))
+    save_checkpoint(slimmed.checkpoint, args.output)
+    data = {"checkpoint": str(args.output), "largest_relative_change": slimmed.largest_change}
+    text = f"{args.output}: no weight changed by more than {slimmed.largest_change:.1e} of its tensor's largest"
+    return Report(data, text)
 
 
 def _clicks(text: str) -> tuple[int, ...]:
@@ -97,21 +138,31 @@ def _clicks(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def _share(text: str) -> tuple[float, float]:
+    try:
+        first, last = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected FROM,TO as 0.667,1; got {text!r}") from None
+    return first, last
+
+
 def _run_evaluate(args: argparse.Namespace) -> Report:
     folders = _find_sets(args.data, args.list)
     predictor = samsdk.load(args.model, device=args.device)
+    zoom = predictor.zoom(args.zoom)
     sets: dict[str, Any] = {}
     for folder in folders:
         sys.stderr.write(f"evaluating {folder.name}\n")
-        images = read_set(folder, args.list, args.images)
-        scores = list(evaluate_images(predictor, images, clicks=args.clicks, max_objects=args.objects))
+        part = part_of_list(folder, args.list, args.share)
+        images = islice(read_set(folder, args.list, part), args.images)
+        scores = list(evaluate_images(predictor, images, clicks=args.clicks, max_objects=args.objects, zoom=zoom))
         if scores:
             sets[folder.name] = summarise(scores)
     if not sets:
         raise DataError(f"no object of at least 30 pixels in {args.data}")
     prompts = list(next(iter(sets.values()))["dice"])
     mean = {prompt: sum(row["dice"][prompt] for row in sets.values()) / len(sets) for prompt in prompts}
-    data = {"bundle": predictor.bundle.identity, "sets": sets, "mean_dice": mean}
+    data = {"bundle": predictor.bundle.identity, "zoom": zoom and asdict(zoom), "sets": sets, "mean_dice": mean}
     return Report(data, _table(sets, mean))
 
 

@@ -86,21 +86,36 @@ def read_ids(folder: str | os.PathLike[str], list_name: str = LISTS[0]) -> list[
     return path.read_text(encoding="utf-8").split()
 
 
+def part_of_list(folder: str | os.PathLike[str], list_name: str, share: tuple[float, float]) -> slice:
+    """The part of a list from one share of its length to another, 0 to 1.
+
+    Two shares that meet have no id in common: (0, 2/3) is for training what (2/3, 1) is for testing.
+
+    Raises:
+        DataError: there is no such list, or the share is empty or not within 0 to 1.
+    """
+    first, last = share
+    if not 0 <= first < last <= 1:
+        raise DataError(f"expected a share (from, to) with 0 <= from < to <= 1, got {share}")
+    count = len(read_ids(folder, list_name))
+    return slice(round(count * first), round(count * last))
+
+
 def read_set(
-    folder: str | os.PathLike[str], list_name: str = LISTS[0], first: int | None = None
+    folder: str | os.PathLike[str], list_name: str = LISTS[0], part: slice = slice(None)
 ) -> Iterator[LabelledImage]:
     """Read the images of a set one after the other.
 
     Args:
         folder: of the set.
         list_name: of the list file in it.
-        first: how many images from the list's start; None reads all.
+        part: which of the list's images, in its order.
 
     Raises:
         DataError: the list, an image or its mask is missing or malformed.
     """
     root = Path(folder)
-    for name in read_ids(root, list_name)[:first]:
+    for name in read_ids(root, list_name)[part]:
         image = read_image(root / "images" / f"{name}.png")
         label = read_image(root / "masks" / f"{name}.png")
         if label.ndim != 2 or label.shape != image.shape[:2] or not np.issubdtype(label.dtype, np.integer):

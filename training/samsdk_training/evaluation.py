@@ -6,8 +6,9 @@ answer's logits as mask prompt. Nothing is random, so that two runs give the sam
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,19 +16,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from samsdk.embedding import Embedding
 from samsdk.masks import dice, mask_iou
-from samsdk.prompts import FOREGROUND
+from samsdk.prompts import FOREGROUND, Prompt
 from samsdk.results import Result
+from samsdk.transforms import Window
+from samsdk.zoom import Zoom, segment_zoomed
 from samsdk_training.data import LabelledImage, tight_box
 from samsdk_training.simulate import centre_point, correction
 
 BOX = "box"
+Answer = Callable[[Prompt], Result]
 
 
 class Segmenter(Protocol):
     """What is evaluated: a `samsdk.Predictor`, or a torch model behind the same two methods (`TorchPredictor`)."""
 
-    def encode(self, image: object) -> Embedding:
-        """Encode one image."""
+    def encode(self, image: object, *, window: Window | None = None) -> Embedding:
+        """Encode one image, or a window of it."""
 
     def decode(
         self,
@@ -36,7 +40,7 @@ class Segmenter(Protocol):
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
+        mask: ArrayLike | Result | None = None,
     ) -> Result:
         """Decode one prompt."""
 
@@ -68,6 +72,7 @@ def evaluate_images(
     max_objects: int = 8,
     smallest: int = 30,
     feed_mask: bool = True,
+    zoom: Zoom | None = None,
 ) -> Iterator[ObjectScores]:
     """Prompt for each object of each image.
 
@@ -77,7 +82,8 @@ def evaluate_images(
         clicks: numbers of clicks after which the mask is scored.
         max_objects: of an image, the first in the order of their labels.
         smallest: objects of fewer pixels are left out.
-        feed_mask: whether each correction comes with the last answer's logits.
+        feed_mask: whether each correction comes with the last answer.
+        zoom: how close a second look at each object is; None answers from the whole image.
 
     Yields:
         One entry an object.
@@ -86,37 +92,47 @@ def evaluate_images(
         objects = labelled.objects(smallest=smallest)[:max_objects]
         if not objects:
             continue
-        embedding = predictor.encode(labelled.image)
+        answer = _answering(predictor, labelled, zoom)
         for truth in objects:
             with warnings.catch_warnings():
                 # A bundle that was not trained with points says so; here that is what is measured.
                 warnings.simplefilter("ignore", UserWarning)
-                answers = {BOX: predictor.decode(embedding, box=tight_box(truth))}
-                answers |= _click(predictor, embedding, truth, clicks, feed_mask)
+                answers = {BOX: answer(Prompt(box=tight_box(truth)))}
+                answers |= _click(answer, truth, clicks, feed_mask)
             yield ObjectScores(
                 image=labelled.name,
                 area=int(np.count_nonzero(truth)),
-                dice={name: dice(answer.mask, truth) for name, answer in answers.items()},
-                iou={name: mask_iou(answer.mask, truth) for name, answer in answers.items()},
-                predicted_iou={name: answer.score for name, answer in answers.items()},
+                dice={name: dice(result.mask, truth) for name, result in answers.items()},
+                iou={name: mask_iou(result.mask, truth) for name, result in answers.items()},
+                predicted_iou={name: result.score for name, result in answers.items()},
             )
 
 
-def _click(
-    predictor: Segmenter, embedding: Embedding, truth: NDArray[np.bool_], clicks: Sequence[int], feed_mask: bool
-) -> dict[str, Result]:
+def _answering(predictor: Segmenter, labelled: LabelledImage, zoom: Zoom | None) -> Answer:
+    """Answers prompts on one image, each window of which is encoded once."""
+    encode = cache(lambda window: predictor.encode(labelled.image, window=window))
+
+    def decode(embedding: Embedding, prompt: Prompt) -> Result:
+        return predictor.decode(embedding, points=prompt.points, labels=prompt.labels, box=prompt.box, mask=prompt.mask)
+
+    if zoom is None:
+        return lambda prompt: decode(encode(None), prompt)
+    height, width = labelled.image.shape[:2]
+    return lambda prompt: segment_zoomed(encode, decode, prompt, (height, width), zoom)
+
+
+def _click(answer: Answer, truth: NDArray[np.bool_], clicks: Sequence[int], feed_mask: bool) -> dict[str, Result]:
     points, labels = [centre_point(truth)], [FOREGROUND]
-    answer = predictor.decode(embedding, points=points, labels=labels)
-    answers = {1: answer}
+    result = answer(Prompt(points, labels))
+    answers = {1: result}
     for count in range(2, max(clicks, default=1) + 1):
-        click = correction(answer.mask, truth)
+        click = correction(result.mask, truth)
         if click is not None:
             points.append(click[0])
             labels.append(click[1])
-            mask = answer.low_res_logits[answer.best] if feed_mask else None
-            answer = predictor.decode(embedding, points=points, labels=labels, mask=mask)
+            result = answer(Prompt(points, labels, mask=result if feed_mask else None))
         # A perfect mask needs no further click: it stays the answer.
-        answers[count] = answer
+        answers[count] = result
     return {str(count): answers[count] for count in clicks}
 
 

@@ -104,7 +104,10 @@ class _Trainer(Generic[Batch]):
             self.parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         placement.share_weights(self.model)
-        average = None if config.ema_decay is None else WeightAverage(self.parameters, config.ema_decay)
+        average = None
+        if config.ema_decay is not None:
+            statistics = {name: one for name, one in self.model.named_buffers() if one.is_floating_point()}
+            average = WeightAverage({**self.parameters, **statistics}, config.ema_decay)
         self.state = TrainState(self.model, self.parameters, optimiser, average)
 
     def resume(self, content: dict[str, Any]) -> None:
@@ -124,7 +127,7 @@ class _Trainer(Generic[Batch]):
         rate = learning_rate(config, step)
         losses, norm = self._optimise(step, rate)
         if self.state.average:
-            self.state.average.update()
+            self.state.average.update(step)
         progress.step = step
         self._log(step, lr=rate, gradient_norm=norm, losses=losses, seconds=time.perf_counter() - started)
         last = step == config.steps

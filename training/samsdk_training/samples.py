@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from samsdk.intensity import to_uint8
 from samsdk.transforms import Preprocessing
 from samsdk_training.augment import Augmentation, augment
-from samsdk_training.data import DataError, LabelledImage, read_set
+from samsdk_training.data import DataError, LabelledImage, part_of_list, read_set
 
 # Images are kept at up to this many times the input's side: enough to zoom in, small enough to keep all in memory.
 _SPARE_RESOLUTION: Final = 2
@@ -28,11 +28,16 @@ class SampleSet:
         folder: of the set, with `images/`, `masks/` and the list.
         list_name: of the list file in it, usually `train.txt`.
         weight: how much more often than its size says it is drawn; must be positive.
+        share: (from, to) of the list that is used, 0 to 1: a set without lists for training and validation keeps the
+            rest back.
+        exclude: ids that are left out, such as other images of a patient who is kept back.
     """
 
     folder: str | os.PathLike[str]
     list_name: str = "train.txt"
     weight: float = 1.0
+    share: tuple[float, float] = (0.0, 1.0)
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class SampleSource:
         *,
         seed: int = 0,
         smallest: int = 30,
-        semantic: float = 0.1,
+        semantic: float = 0.0,
     ) -> None:
         """Read and cache all images.
 
@@ -174,7 +179,8 @@ class SampleSource:
 
 
 def _read_all(one: SampleSet, preprocessing: Preprocessing, smallest: int) -> list[_CachedImage]:
-    images = [_cache(labelled, preprocessing, smallest) for labelled in read_set(one.folder, one.list_name)]
+    labelled = read_set(one.folder, one.list_name, part_of_list(one.folder, one.list_name, one.share))
+    images = [_cache(image, preprocessing, smallest) for image in labelled if image.name not in one.exclude]
     usable = [cached for cached in images if len(cached.classes)]
     if not usable:
         raise DataError(f"{one.list_name} of {one.folder} names no image with an object of at least {smallest} pixels")

@@ -11,7 +11,7 @@ from samsdk.io.images import as_array
 from samsdk.masks import upsample_region
 from samsdk.prompts import BACKGROUND, BOX_TOP_LEFT, FOREGROUND, PROMPT_KINDS, DecoderInputs, Prompt, encode_prompt
 from samsdk.results import Result
-from samsdk.transforms import Preprocessing
+from samsdk.transforms import Preprocessing, Window
 from samsdk_training.models.sam import Sam
 
 PROVIDER = "torch"
@@ -48,9 +48,9 @@ class TorchPredictor:
         self.name = name
 
     @torch.inference_mode()
-    def encode(self, image: object) -> Embedding:
-        """Encode one image; see `samsdk.Predictor.encode`."""
-        square, frame = self.preprocessing.apply_image(as_array(image))
+    def encode(self, image: object, *, window: Window | None = None) -> Embedding:
+        """Encode one image, or a window of it; see `samsdk.Predictor.encode`."""
+        square, frame = self.preprocessing.apply_image(as_array(image), window)
         device = next(self.model.parameters()).device
         tensors = self.model.encode(torch.from_numpy(square).to(device))
         return Embedding(
@@ -65,7 +65,7 @@ class TorchPredictor:
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
+        mask: ArrayLike | Result | None = None,
     ) -> Result:
         """Decode one prompt to its single mask; see `samsdk.Predictor.decode`."""
         side = self.model.prompt_encoder.mask_side
@@ -77,4 +77,4 @@ class TorchPredictor:
         logits, scores = self.model.decode(embeddings, points=points, boxes=boxes, masks=masks)
         low = logits[0].float().cpu().numpy()
         regions = tuple(upsample_region(np.ascontiguousarray(one), embedding.frame) for one in low)
-        return Result(regions, scores[0].float().cpu().numpy(), low, {}, {}, PROVIDER, self.name)
+        return Result(regions, scores[0].float().cpu().numpy(), low, embedding.frame, {}, {}, PROVIDER, self.name)

@@ -41,27 +41,30 @@ class Progress:
 
 
 class WeightAverage:
-    """An exponential moving average of trained parameters, `average = decay * average + (1 - decay) * weight`.
+    """An exponential moving average of tensors, `average = decay * average + (1 - decay) * tensor`.
 
-    It starts at the weights that it is made with, so the decay should be small against the number of steps: after n
-    steps decay^n of the average is still the start.
+    The loop averages the trained parameters and the statistics of batch norms: averaged weights with the statistics of
+    the last weights would be a model that never existed. The decay of the n-th update is at most (1 + n) / (10 + n), so
+    that the random weights that a run starts with are soon forgotten.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self._parameters = dict(parameters)
-        self.tensors = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._own = dict(tensors)
+        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the present weights."""
-        for name, parameter in self._parameters.items():
-            self.tensors[name].mul_(self.decay).add_(parameter, alpha=1 - self.decay)
+    def update(self, number: int) -> None:
+        """Take in the present tensors, in the update of this number, counted from 1."""
+        decay = min(self.decay, (1 + number) / (10 + number))
+        for name, tensor in self._own.items():
+            # Unlike the sum of two products, this leaves what never changes bit for bit as it is.
+            self.tensors[name].lerp_(tensor, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Let the model have the averages while the block runs, and its own weights, bit for bit, afterwards."""
-        own = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        own = {name: tensor.detach().clone() for name, tensor in self._own.items()}
         self._write(self.tensors)
         try:
             yield
@@ -70,8 +73,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in self._own.items():
+            tensor.copy_(tensors[name])
 
 
 @dataclass

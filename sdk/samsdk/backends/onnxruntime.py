@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 DEVICES: Final = ("auto", "cpu", "cuda")
+# Those of other backends, which never get here and are only named to the user.
+_OTHER_DEVICES: Final = ("openvino",)
 
 # A provider list as ONNX Runtime takes it: names, or (name, options).
 Providers = Sequence[str | tuple[str, dict[str, Any]]]
@@ -76,7 +78,8 @@ def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str,
         BackendError: the device is unknown, or this onnxruntime lacks it.
     """
     available = onnxruntime.get_available_providers()
-    unknown = f"unknown device {device!r}, expected one of: {', '.join(DEVICES)}, or a list of: {', '.join(available)}"
+    known = ", ".join(DEVICES + _OTHER_DEVICES)
+    unknown = f"unknown device {device!r}, expected one of: {known}, or a list of: {', '.join(available)}"
     if not isinstance(device, str):
         try:
             wanted = list(device)
@@ -98,11 +101,14 @@ def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str,
     return [(CUDA, dict(_CUDA_OPTIONS)), CPU]
 
 
+def has_cuda() -> bool:
+    """Whether this onnxruntime was built with CUDA; whether it starts is another matter."""
+    return CUDA in onnxruntime.get_available_providers()
+
+
 def _open(graph: bytes, providers: Providers, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     if threads is not None:
-        if not isinstance(threads, int) or threads < 1:
-            raise BackendError(f"threads must be a whole number of at least 1, got {threads!r}")
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(graph, options, providers=list(providers))

@@ -95,7 +95,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _publish_folder(partial: Path, target: Path) -> None:
-    for file in partial.iterdir():
+    for file in (path for path in partial.rglob("*") if path.is_file()):
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
     if not target.exists():

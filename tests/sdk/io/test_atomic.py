@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from samsdk.errors import ImageError, OutputError
-from samsdk.io.atomic import atomic_path, atomic_write
+from samsdk.io.atomic import atomic_folder, atomic_path, atomic_write
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions and links")
 
@@ -123,3 +123,19 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         file.write(b"x")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"x"
+
+
+def test_a_folder_with_folders_in_it_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "images" / "deep").mkdir(parents=True)
+        (folder / "images" / "deep" / "a").write_bytes(b"1")
+        (folder / "list").write_bytes(b"2")
+
+    with atomic_folder(tmp_path / "set") as folder:
+        fill(folder)
+    assert (tmp_path / "set" / "images" / "deep" / "a").read_bytes() == b"1"
+    assert (tmp_path / "set" / "list").read_bytes() == b"2"
+    with pytest.raises(ValueError, match="mine"), atomic_folder(tmp_path / "other") as folder:
+        fill(folder)
+        raise ValueError("mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -88,7 +88,10 @@ class SamConfig:
         _expect_fields("encoder", encoder, {"architecture", *(f.name for f in fields(kind))})
         _expect_fields("decoder", config["decoder"], {f.name for f in fields(DecoderConfig)})
         _expect_numbers("model", config, {"mask_channels"})
-        _expect_numbers("encoder", encoder, set(encoder) - {"architecture"})
+        switches = {f.name for f in fields(kind) if f.type is bool}
+        _expect_numbers("encoder", encoder, set(encoder) - {"architecture"} - switches)
+        if wrong := sorted(name for name in switches if not isinstance(encoder[name], bool)):
+            raise ValueError(f"encoder: expected true or false for {', '.join(wrong)}")
         _expect_numbers("decoder", config["decoder"], set(config["decoder"]))
         shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in encoder.items()}
         del shape["architecture"]

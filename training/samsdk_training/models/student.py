@@ -6,10 +6,12 @@ stride-4 features go to the mask decoder as a high-resolution skip (as in SAM 2:
 objects keep their outline although the transformer works on a coarse embedding.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class StudentEncoderConfig:
         widths: channels at strides 4, 8, 16 and 32.
         depths: residual blocks at each of them.
         out_channels: channels C of the image embedding; the skip has a quarter of them.
+        batch_norm: whether convolutions are followed by batch norms, as training needs them; `fold_batch_norms` makes
+            a model without.
 
     Raises:
         ValueError: the sides or the numbers of stages do not fit.
@@ -32,6 +36,7 @@ class StudentEncoderConfig:
     widths: tuple[int, ...] = (32, 64, 128, 192)
     depths: tuple[int, ...] = (1, 1, 2, 2)
     out_channels: int = 128
+    batch_norm: bool = True
 
     def __post_init__(self) -> None:
         if self.image_size % 32:
@@ -48,24 +53,27 @@ class StudentEncoderConfig:
 
 
 class ConvUnit(nn.Sequential):
-    """3x3 convolution without bias, batch norm, ReLU."""
+    """3x3 convolution, batch norm (or the convolution's bias in its place), ReLU."""
 
-    def __init__(self, dim_in: int, dim_out: int, stride: int = 1) -> None:
+    def __init__(self, dim_in: int, dim_out: int, stride: int = 1, *, batch_norm: bool) -> None:
         super().__init__(
-            nn.Conv2d(dim_in, dim_out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(dim_out), nn.ReLU()
+            nn.Conv2d(dim_in, dim_out, 3, stride, padding=1, bias=not batch_norm),
+            nn.BatchNorm2d(dim_out) if batch_norm else nn.Identity(),
+            nn.ReLU(),
         )
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a residual (He et al., 2016); [N, C, H, W] to the same shape."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, batch_norm: bool) -> None:
         super().__init__()
-        self.conv1 = ConvUnit(dim, dim)
-        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(dim)
-        # A new block starts as the identity, which makes deep stacks train from the first step.
-        nn.init.zeros_(self.norm2.weight)
+        self.conv1 = ConvUnit(dim, dim, batch_norm=batch_norm)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, bias=not batch_norm)
+        self.norm2 = nn.BatchNorm2d(dim) if batch_norm else nn.Identity()
+        if isinstance(self.norm2, nn.BatchNorm2d):
+            # A new block starts as the identity, which makes deep stacks train from the first step.
+            nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
@@ -82,15 +90,18 @@ class StudentEncoder(nn.Module):
     def __init__(self, config: StudentEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        dims = (config.stem_channels, *config.widths)
-        self.stem = ConvUnit(3, config.stem_channels, stride=2)
+        dims, norm = (config.stem_channels, *config.widths), config.batch_norm
+        self.stem = ConvUnit(3, config.stem_channels, stride=2, batch_norm=norm)
         self.stages = nn.ModuleList(
-            nn.Sequential(ConvUnit(dims[i], dims[i + 1], stride=2), *(ResidualBlock(dims[i + 1]) for _ in range(depth)))
+            nn.Sequential(
+                ConvUnit(dims[i], dims[i + 1], stride=2, batch_norm=norm),
+                *(ResidualBlock(dims[i + 1], batch_norm=norm) for _ in range(depth)),
+            )
             for i, depth in enumerate(config.depths)
         )
         self.high_res = nn.Conv2d(config.widths[0], config.out_channels // 4, 1)
         self.lateral = nn.ModuleList(nn.Conv2d(width, config.out_channels, 1) for width in config.widths[1:])
-        self.fuse = ConvUnit(config.out_channels, config.out_channels)
+        self.fuse = ConvUnit(config.out_channels, config.out_channels, batch_norm=norm)
         self.out = nn.Conv2d(config.out_channels, config.out_channels, 1)
 
     @property
@@ -136,6 +147,31 @@ class StudentEncoder(nn.Module):
         for finer in reversed(levels[:-1]):
             coarse = finer + _double(coarse)
         return self.out(self.fuse(coarse)), high_res
+
+
+@torch.no_grad()
+def fold_batch_norms(encoder: StudentEncoder) -> StudentEncoder:
+    """The same function without batch norms: their statistics and gains go into the convolutions before them.
+
+    Args:
+        encoder: with batch norms, in evaluation mode.
+
+    Raises:
+        ValueError: the encoder has no batch norms, or is in training mode, where they have no fixed statistics.
+    """
+    if not encoder.config.batch_norm or encoder.training:
+        raise ValueError("expected an encoder with batch norms in evaluation mode")
+    folded = StudentEncoder(replace(encoder.config, batch_norm=False)).eval()
+    state = encoder.state_dict()
+    for name, norm in encoder.named_modules():
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        before = name.removesuffix(".1") + ".0" if name.endswith(".1") else name.replace("norm2", "conv2")
+        conv = fuse_conv_bn_eval(encoder.get_submodule(before), norm)  # type: ignore[type-var]
+        state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
+        state |= {f"{before}.{key}": value for key, value in conv.state_dict().items()}
+    folded.load_state_dict(state)
+    return folded
 
 
 def _double(x: Tensor) -> Tensor:

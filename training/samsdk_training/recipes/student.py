@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from samsdk.transforms import Preprocessing
+from samsdk.zoom import Zoom
 from samsdk_training.augment import Augmentation
-from samsdk_training.checkpoints import Checkpoint, save_checkpoint
+from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, state_problems
 from samsdk_training.data import read_set
 from samsdk_training.evaluation import evaluate_images, summarise
 from samsdk_training.interaction import InteractionConfig, interactive_loss
@@ -40,6 +41,7 @@ class StudentRecipe:
         batch_size: objects in a micro-batch, each from an image of its own.
         smallest: objects of fewer pixels are not trained on.
         validation_images: of each validation set, the first of its list.
+        zoom: the second look that users are recommended, and that validation takes; None looks once.
     """
 
     loop: LoopConfig
@@ -49,6 +51,7 @@ class StudentRecipe:
     batch_size: int = 16
     smallest: int = 30
     validation_images: int = 4
+    zoom: Zoom | None = field(default_factory=Zoom)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -65,6 +68,7 @@ class StudentRecipe:
             "augmentation": self.augmentation.to_dict(),
             "batch_size": self.batch_size,
             "smallest": self.smallest,
+            "zoom": None if self.zoom is None else asdict(self.zoom),
         }
 
 
@@ -75,6 +79,7 @@ def train_student(
     run: Path,
     *,
     licence: Mapping[str, Any],
+    start: Path | None = None,
     show_progress: bool = True,
 ) -> dict[str, Any]:
     """Train a student, or go on with a run that was interrupted.
@@ -85,6 +90,7 @@ def train_student(
         validation: sets whose `val.txt` picks the best weights.
         run: the run's folder; `run/best` becomes a checkpoint.
         licence: of the weights, with the attributions that the sets ask for.
+        start: folder of a checkpoint of the same shape whose weights the training starts from; None starts anew.
         show_progress: whether to draw a progress bar on stderr.
 
     Returns:
@@ -93,8 +99,9 @@ def train_student(
     Raises:
         DataError: a set is missing or malformed.
         TrainingError: the run belongs to another configuration, or the loss is not finite.
+        CheckpointError: the start is no checkpoint, or of another shape.
     """
-    torch.manual_seed(recipe.loop.seed)
+    model, origin = _start(recipe, start)
     source = SampleSource(
         sets, recipe.preprocessing, recipe.augmentation, seed=recipe.loop.seed, smallest=recipe.smallest
     )
@@ -108,20 +115,36 @@ def train_student(
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return interactive_loss(_sam(model), *batch, generator, recipe.interaction)
 
+    lineage = {**recipe.to_dict(), "sets": list(source.summary()), **origin}
+
     def save_best(model: nn.Module, folder: Path) -> None:
-        save_checkpoint(_checkpoint(_sam(model), recipe, list(source.summary()), licence), folder)
+        save_checkpoint(_checkpoint(_sam(model), recipe, lineage, licence), folder)
 
     return fit(
-        build_sam(recipe.model),
+        model,
         batch_of=batch_of,
         loss_of=loss_of,
         validate=_validation(recipe, validation),
         run=run,
         config=recipe.loop,
         save_best=save_best,
-        recipe={**recipe.to_dict(), "sets": source.summary()},
+        recipe={**recipe.to_dict(), "sets": source.summary(), **origin},
         progress=show_progress,
     )
+
+
+def _start(recipe: StudentRecipe, start: Path | None) -> tuple[Sam, dict[str, Any]]:
+    """The model that training starts with, and what the record says of where it comes from."""
+    torch.manual_seed(recipe.loop.seed)
+    model = build_sam(recipe.model)
+    if start is None:
+        return model, {}
+    checkpoint = load_checkpoint(start)
+    problems = state_problems(recipe.model.to_dict(), checkpoint.state)
+    if problems:
+        raise CheckpointError(f"{start} is a checkpoint of another shape than the student's:", problems)
+    model.load_state_dict(checkpoint.state)
+    return model, {"start": checkpoint.lineage}
 
 
 def _sam(model: nn.Module) -> Sam:
@@ -137,8 +160,8 @@ def _validation(recipe: StudentRecipe, sets: Sequence[Path]) -> Callable[[nn.Mod
         predictor = TorchPredictor(_sam(model), recipe.preprocessing)
         rows = []
         for folder in sets:
-            images = read_set(folder, "val.txt", recipe.validation_images)
-            scores = list(evaluate_images(predictor, images, max_objects=4))
+            images = read_set(folder, "val.txt", slice(recipe.validation_images))
+            scores = list(evaluate_images(predictor, images, max_objects=4, zoom=recipe.zoom))
             if scores:
                 rows.append(summarise(scores)["dice"])
         means = {f"dice_{prompt}": float(np.mean([row[prompt] for row in rows])) for prompt in ("box", "1", "3")}
@@ -147,16 +170,23 @@ def _validation(recipe: StudentRecipe, sets: Sequence[Path]) -> Callable[[nn.Mod
     return validate
 
 
-def _checkpoint(model: Sam, recipe: StudentRecipe, sets: list[str], licence: Mapping[str, Any]) -> Checkpoint:
+def _checkpoint(
+    model: Sam, recipe: StudentRecipe, lineage: Mapping[str, Any], licence: Mapping[str, Any]
+) -> Checkpoint:
     preprocessing = asdict(recipe.preprocessing)
     return Checkpoint(
         model=recipe.model.to_dict(),
         geometry={key: preprocessing[key] for key in ("rule", "input_size", "interpolation", "box_rounding")},
         intensity={"rule": preprocessing["intensity"]},
         normalisation={"rule": preprocessing["normalisation"]},
-        prompts={"kinds": ["points", "box", "mask"], "trained": ["points", "box", "mask"], "mask": "logits"},
+        prompts={
+            "kinds": ["points", "box", "mask"],
+            "trained": ["points", "box", "mask"],
+            "mask": "logits",
+            "zoom": None if recipe.zoom is None else asdict(recipe.zoom),
+        },
         classes={},
         licence=dict(licence),
-        lineage={**recipe.to_dict(), "sets": sets},
+        lineage=dict(lineage),
         state=model.state_dict(),
     )

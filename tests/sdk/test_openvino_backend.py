@@ -1,0 +1,208 @@
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+import samsdk
+from samsdk import BackendError, MissingExtraError, Predictor
+from samsdk.backends import open_backend
+from samsdk.backends.onnxruntime import OnnxRuntimeBackend
+from samsdk.backends.openvino import OpenVinoBackend, is_installed
+
+needs_openvino = pytest.mark.skipif(not is_installed(), reason="openvino is not installed")
+# Prompts and tokens of one call; no tokens at all is a mask alone.
+SHAPES = [(1, 2), (1, 0), (3, 1), (16, 2), (2, 7), (1, 1), (5, 0)]
+
+
+@pytest.fixture(scope="module")
+def encoder(exported_bundle: Path) -> bytes:
+    return (exported_bundle / "encoder.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def decoder(exported_bundle: Path) -> bytes:
+    return (exported_bundle / "decoder.onnx").read_bytes()
+
+
+def feeds_of(prompts: int, tokens: int) -> dict[str, NDArray[np.float32]]:
+    """What the tiny model's decoder takes; the embedding is read-only, as the one in a handle is."""
+    random = np.random.default_rng(prompts * 100 + tokens)
+    embedding = random.normal(size=(1, 32, 16, 16)).astype(np.float32)
+    embedding.flags.writeable = False
+    return {
+        "image_embeddings": embedding,
+        "point_coords": random.uniform(0, 64, (prompts, tokens, 2)).astype(np.float32),
+        "point_labels": random.integers(0, 4, (prompts, tokens)).astype(np.float32),
+        "mask_input": random.normal(size=(prompts, 1, 64, 64)).astype(np.float32) * 4,
+        "has_mask_input": (np.arange(prompts) % 2 == 0).astype(np.float32),
+    }
+
+
+def small_graph() -> bytes:
+    """Two outputs of one value, whose names OpenVINO merges, and an input that no node uses, which it drops."""
+    value = helper.make_tensor_value_info
+    nodes = [("Relu", "x", "middle"), ("Identity", "middle", "first"), ("Identity", "middle", "second")]
+    graph = helper.make_graph(
+        [helper.make_node(kind, [source], [target]) for kind, source, target in nodes],
+        "small",
+        [value(name, TensorProto.FLOAT, ["N", 2]) for name in ("x", "unused")],
+        [value(name, TensorProto.FLOAT, ["N", 2]) for name in ("first", "second")],
+    )
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+@needs_openvino
+def test_both_backends_agree_on_any_number_of_prompts_and_tokens(decoder: bytes) -> None:
+    # One backend for all shapes, twice: its requests are used again with others.
+    openvino, onnxruntime = open_backend(decoder, "openvino"), open_backend(decoder, "cpu")
+    assert (openvino.provider, onnxruntime.provider) == ("OpenVINO CPU", "CPUExecutionProvider")
+    for prompts, tokens in SHAPES * 2:
+        feeds = feeds_of(prompts, tokens)
+        mine, theirs = openvino.run(feeds), onnxruntime.run(feeds)
+        assert list(mine) == list(theirs) == ["low_res_masks", "iou_predictions"]
+        for name, expected in theirs.items():
+            assert (mine[name].dtype, mine[name].shape) == (np.float32, expected.shape)
+            np.testing.assert_allclose(mine[name], expected, atol=1e-4, rtol=0)
+        # A tolerance far below what is compared.
+        assert theirs["low_res_masks"].std() > 0.1
+
+
+@needs_openvino
+def test_a_predictor_answers_as_on_onnxruntime(
+    exported_bundle: Path, predictor: Predictor, tissue: NDArray[np.uint8]
+) -> None:
+    other = samsdk.load(exported_bundle, device="openvino", threads=1)
+    for prompt in ({"box": (120, 100, 300, 260)}, {"points": [(200, 180), (30, 40)], "labels": [1, 0]}):
+        mine, theirs = other.segment(tissue, **prompt), predictor.segment(tissue, **prompt)
+        assert (mine.provider, theirs.provider) == ("OpenVINO CPU", "CPUExecutionProvider")
+        np.testing.assert_allclose(mine.low_res_logits, theirs.low_res_logits, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-4, rtol=0)
+    assert (
+        samsdk.segment(tissue, box=(1, 2, 90, 80), model=exported_bundle, device="openvino").provider == other.provider
+    )
+
+
+@needs_openvino
+def test_eight_threads_answer_as_one_does(decoder: bytes) -> None:
+    backend = OpenVinoBackend(decoder)
+    jobs = [feeds_of(*shape) for shape in SHAPES] * 6
+    expected = [backend.run(feeds) for feeds in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(backend.run, jobs))
+    for alone, threaded in zip(expected, got, strict=True):
+        for name, values in alone.items():
+            np.testing.assert_array_equal(threaded[name], values)
+    assert 1 <= len(backend._idle) <= 8
+
+
+@needs_openvino
+def test_outputs_outlive_the_next_call_and_the_backend(decoder: bytes) -> None:
+    backend = OpenVinoBackend(decoder)
+    outputs = backend.run(feeds_of(1, 2))
+    copies = {name: values.copy() for name, values in outputs.items()}
+    backend.run(feeds_of(1, 3))
+    del backend
+    for name, values in outputs.items():
+        np.testing.assert_array_equal(values, copies[name])
+        values += 1  # and they are the caller's
+
+
+@needs_openvino
+def test_precision_latency_and_threads_are_what_was_asked_for(encoder: bytes) -> None:
+    compiled = OpenVinoBackend(encoder, threads=1)._compiled
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_dtype() == np.float32
+    assert compiled.get_property("PERFORMANCE_HINT") == "LATENCY"
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    image = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    one, two = (OpenVinoBackend(encoder, threads).run({"image": image})["image_embeddings"] for threads in (1, 2))
+    np.testing.assert_allclose(one, two, atol=1e-5, rtol=0)
+
+
+@needs_openvino
+def test_names_are_those_of_the_file_and_layout_does_not_matter() -> None:
+    x = np.array([[1, -2], [3, 4], [5, 6]], np.float32)
+    graph = small_graph()
+    for feeds in ({"x": x, "unused": x}, {"x": np.asfortranarray(x), "unused": x}, {"x": x[::-1][::-1], "unused": x}):
+        mine, theirs = OpenVinoBackend(graph).run(feeds), OnnxRuntimeBackend(graph, "cpu").run(feeds)
+        assert list(mine) == list(theirs) == ["first", "second"]
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], np.maximum(x, 0))
+            np.testing.assert_array_equal(mine[name], theirs[name])
+
+
+@needs_openvino
+@pytest.mark.parametrize("graph", [b"", b"no graph"])
+def test_what_is_no_graph_is_refused(graph: bytes) -> None:
+    with pytest.raises(BackendError, match="OpenVINO cannot load the graph"):
+        OpenVinoBackend(graph)
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("feeds", "reason"),
+    [
+        ({}, r"missing image; got \[\]"),
+        ({"picture": np.zeros((1, 3, 64, 64), np.float32)}, r"missing image; got \['picture'\]"),
+        ({"image": np.zeros((1, 3, 65, 64), np.float32)}, ".*"),
+        ({"image": np.zeros((3, 64, 64), np.float32)}, ".*"),
+        ({"image": np.zeros((1, 3, 64, 64), np.float64)}, "image must be float32, got float64"),
+    ],
+)
+def test_what_onnxruntime_refuses_is_refused(encoder: bytes, feeds: dict[str, Any], reason: str) -> None:
+    backend = OpenVinoBackend(encoder)
+    with pytest.raises(BackendError, match=f"OpenVINO failed on OpenVINO CPU: {reason}"):
+        backend.run(feeds)
+    with pytest.raises(BackendError):
+        OnnxRuntimeBackend(encoder, "cpu").run(feeds)
+    # And the next call is not the worse for it.
+    assert backend.run({"image": np.zeros((1, 3, 64, 64), np.float32)})["image_embeddings"].shape == (1, 32, 16, 16)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+def test_threads_must_be_a_count(exported_bundle: Path, threads: Any) -> None:
+    with pytest.raises(BackendError, match=f"threads must be a whole number of at least 1, got {threads!r}"):
+        samsdk.load(exported_bundle, device="openvino", threads=threads)
+
+
+def test_without_openvino_the_command_is_named(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError) as caught:
+        samsdk.load(exported_bundle, device="openvino")
+    assert str(caught.value) == "device 'openvino' needs openvino: pip install 'samsdk[openvino]'"
+    assert not is_installed()
+    # Nobody else is the worse for it.
+    assert samsdk.load(exported_bundle).provider != "OpenVINO CPU"
+    assert sys.modules.get("openvino_telemetry", os) is not None
+
+
+@needs_openvino
+def test_openvino_reports_nothing_and_leaves_no_identifier(exported_bundle: Path, tmp_path: Path) -> None:
+    code = """
+import json, sys
+import samsdk
+early = "openvino" in sys.modules
+provider = samsdk.load(sys.argv[1], device="openvino").provider
+print(json.dumps([early, provider, [name for name in sys.modules if "telemetry" in name.partition(".")[0]]]))
+"""
+    # Out of CI, where it would keep quiet on its own.
+    keep = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(exported_bundle)],
+        env={**keep, "HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(process.stdout) == [False, "OpenVINO CPU", []]
+    assert [entry.name for entry in tmp_path.iterdir() if "intel" in entry.name.lower()] == []
