@@ -1,11 +1,11 @@
-"""Encode + first decode: through `samsdk`, the same graphs called by hand in ONNX Runtime, and the model in PyTorch.
+"""Encode + first decode: the default model, LiteMedSAM through `samsdk`, by hand in ONNX Runtime, and in PyTorch.
 
-    python benchmarks/latency.py [--model lite-medsam] [--repeats 15]
+    python benchmarks/latency.py [--repeats 15]
 
-The systems take turns, so that a machine that drifts slows all of them alike; medians are kept, and the ratio is the
-median of the ratios of neighbours. What is timed: `samsdk` from an image array to a mask of the image's size; by hand
-and in PyTorch from a prepared input to the logits, with no preprocessing and no mask. The JSON goes to
-benchmarks/results/.
+All systems take turns in one process, so that a machine that drifts slows all of them alike. Medians are kept, and
+ratios are medians of the ratios within a turn. What is timed: through `samsdk` from an image array to a mask of the
+image's size; by hand and in PyTorch from a prepared input to the logits, with no preprocessing and no mask. The JSON
+goes to benchmarks/results/.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import onnxruntime
@@ -25,13 +26,18 @@ from samsdk import hub
 from samsdk.prompts import Prompt, encode_prompt
 from samsdk_training.importers import import_lite_medsam
 
+REFERENCE = "lite-medsam"
 BOX = (250, 302, 384, 510)
+POINT = (316, 400)
+# PyTorch takes seconds a call: every fifth turn is enough. Calls of a few milliseconds are repeated within a turn.
 TORCH_EVERY = 5
+QUICK_CALLS = 5
+Systems = dict[str, Callable[[], object]]
 
 
-def build_systems(name: str) -> tuple[samsdk.Predictor, dict[str, Callable[[], object]]]:
-    """The calls that are timed."""
-    predictor = samsdk.load(name, device="cpu")
+def reference_systems() -> tuple[samsdk.Predictor, Systems]:
+    """LiteMedSAM: through `samsdk`, its graphs by hand, and the torch model."""
+    predictor = samsdk.load(REFERENCE, device="cpu")
     bundle, manifest = predictor.bundle, predictor.manifest
     image = skimage.data.immunohistochemistry()
     square, frame = manifest.preprocessing.apply_image(image)
@@ -47,7 +53,7 @@ def build_systems(name: str) -> tuple[samsdk.Predictor, dict[str, Callable[[], o
         "mask_input": feeds.mask_input[None, None],
         "has_mask_input": np.zeros(1, dtype=np.float32),
     }
-    model = import_lite_medsam(hub.weights_path(name)).build()
+    model = import_lite_medsam(hub.weights_path(REFERENCE)).build()
     pixels, box = torch.from_numpy(square), torch.from_numpy(feeds.point_coords.reshape(1, 4))
 
     def by_hand() -> object:
@@ -67,17 +73,39 @@ def build_systems(name: str) -> tuple[samsdk.Predictor, dict[str, Callable[[], o
     }
 
 
-def measure(systems: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each system's calls, taken in turns after one round that is not counted."""
+def student_systems(device: str, suffix: str) -> tuple[samsdk.Predictor, Systems]:
+    """The default model: one look, a box or a point with its second look, and the next prompt."""
+    predictor = samsdk.load(device=device)
+    image = skimage.data.immunohistochemistry()
+    embedding = predictor.encode(image)
+
+    def zoomed(**prompt: object) -> object:
+        # A predictor of its own each time would load the graphs; forgetting the embeddings is what is wanted.
+        predictor.forget()
+        return predictor.segment(image, zoom=True, **prompt)  # type: ignore[arg-type]
+
+    return predictor, {
+        f"student{suffix}": lambda: predictor.decode(predictor.encode(image), box=BOX),
+        f"student_zoomed_box{suffix}": lambda: zoomed(box=BOX),
+        f"student_zoomed_point{suffix}": lambda: zoomed(points=[POINT]),
+        f"student_next_prompt{suffix}": lambda: predictor.decode(embedding, points=[POINT]),
+    }
+
+
+def measure(systems: Systems, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each system in each turn, after one turn that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name, call in systems.items():
             if name == "torch" and turn % TORCH_EVERY:
                 continue
-            start = time.perf_counter()
-            call()
+            calls = []
+            for _ in range(QUICK_CALLS if name.startswith("student") else 1):
+                start = time.perf_counter()
+                call()
+                calls.append((time.perf_counter() - start) * 1e3)
             if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append(statistics.median(calls))
         print(f"\rround {turn} of {repeats}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return times
@@ -86,21 +114,34 @@ def measure(systems: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="lite-medsam", choices=sorted(hub.MODELS))
     parser.add_argument("--repeats", type=int, default=15)
-    args = parser.parse_args()
-    predictor, systems = build_systems(args.model)
-    times = measure(systems, args.repeats)
+    repeats = parser.parse_args().repeats
+    reference, systems = reference_systems()
+    student, more = student_systems("cpu", "")
+    systems |= more
+    if find_spec("openvino"):
+        systems |= student_systems("openvino", "_openvino")[1]
+    times = measure(systems, repeats)
     ratios = [ours / theirs for ours, theirs in zip(times["samsdk"], times["by_hand"], strict=True)]
+    median = {name: round(statistics.median(values), 2) for name, values in times.items()}
     numbers = {
-        "bundle": predictor.bundle.identity,
+        "bundle": reference.bundle.identity,
+        "student": student.bundle.identity,
         "torch": torch.__version__.split("+")[0],
-        "repeats": args.repeats,
-        "median_ms": {name: round(statistics.median(values), 2) for name, values in times.items()},
+        "repeats": repeats,
+        "median_ms": median,
         "samsdk_over_by_hand": round(statistics.median(ratios), 4),
+        "by_hand_over_student": {
+            name: round(statistics.median(a / b for a, b in zip(times["by_hand"], times[name], strict=True)), 1)
+            for name in times
+            if name in ("student", "student_openvino")
+        },
+        "torch_over_student": {
+            name: round(median["torch"] / median[name], 1) for name in times if name in ("student", "student_openvino")
+        },
     }
     path = write_result("latency", numbers)
-    print(*(f"{name:<20}{value:9.1f} ms" for name, value in numbers["median_ms"].items()), sep="\n")
+    print(*(f"{name:<32}{value:9.1f} ms" for name, value in median.items()), sep="\n")
     print(f"samsdk over by hand: {numbers['samsdk_over_by_hand']:.3f}\n{path}")
 
 

@@ -1,4 +1,4 @@
-"""Writes the numbers of benchmarks/results/ into README.md, between its two markers.
+"""Writes the numbers of benchmarks/results/ into README.md and docs/accuracy.md, between their markers.
 
 python benchmarks/report.py [--check]
 """
@@ -18,6 +18,29 @@ CITATIONS = (
     "First 40 images of each set. us_hc18: van den Heuvel et al., HC18, CC BY 4.0; nuclei_dsb2018: Caicedo et al., "
     "2019, BBBC038, CC0; ct_kits19_mini: Heller et al., KiTS19, CC BY-NC-SA 4.0."
 )
+SYSTEMS = {
+    "student": "default model",
+    "student_without_zoom": "default model, `zoom=False`",
+    "lite_medsam": "LiteMedSAM",
+}
+GROUPS = {
+    "validation": "other images of the sets that taught it",
+    "held_back": "fetal heads and nuclei, last third",
+    "never_trained": "sets that never taught it",
+}
+LATENCY = (
+    ("torch", "LiteMedSAM, PyTorch {torch}, eager, logits only"),
+    ("by_hand", "LiteMedSAM, the same graphs by hand in ONNX Runtime, logits only"),
+    ("samsdk", "LiteMedSAM, `samsdk`, image to mask"),
+    ("samsdk_next_prompt", "LiteMedSAM, `samsdk`, next prompt on the same image"),
+    ("student", "default model, one look, image to mask"),
+    ("student_openvino", "default model, one look, OpenVINO"),
+    ("student_zoomed_box", "default model, box, zoomed (one encoding)"),
+    ("student_zoomed_point", "default model, point, zoomed (two encodings)"),
+    ("student_zoomed_point_openvino", "default model, point, zoomed, OpenVINO"),
+    ("student_next_prompt", "default model, next prompt on what was encoded"),
+    ("student_next_prompt_openvino", "default model, next prompt, OpenVINO"),
+)
 
 
 def machine(result: Mapping[str, Any]) -> str:
@@ -27,6 +50,43 @@ def machine(result: Mapping[str, Any]) -> str:
         f"{environment['processor']}, {environment['cores']} cores, {environment['system']}, Python "
         f"{environment['python']}, ONNX Runtime {environment['onnxruntime']}, {result['date']}"
     )
+
+
+def summary_table(result: Mapping[str, Any]) -> str:
+    """Mean Dice of each system on each group of sets."""
+    rows = ["| Dice: tight box / 1 point / 3 points | " + " | ".join(GROUPS.values()) + " |"]
+    rows.append("|---|" + "---|" * len(GROUPS))
+    for system, text in SYSTEMS.items():
+        means = [result["systems"][system][group]["mean_dice"] for group in GROUPS]
+        rows.append(f"| {text} | " + " | ".join(" / ".join(f"{mean[p]:.3f}" for p in mean) for mean in means) + " |")
+    counts = [len(result["systems"]["student"][group]["sets"]) for group in GROUPS]
+    note = (
+        f"Means over {counts[0]}, {counts[1]} and {counts[2]} sets; each set, what it holds and how it was prompted: "
+        f"[docs/accuracy.md](docs/accuracy.md). {machine(result)}."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def set_tables(result: Mapping[str, Any]) -> str:
+    """Dice of each system on each set."""
+    parts = []
+    for group, title in GROUPS.items():
+        rows = [f"## {title[0].upper()}{title[1:]}", ""]
+        rows.append("| set | objects | " + " | ".join(SYSTEMS.values()) + " |")
+        rows.append("|---|---|" + "---|" * len(SYSTEMS))
+        own = {system: result["systems"][system][group] for system in SYSTEMS}
+        for name, row in own["student"]["sets"].items():
+            cells = [" / ".join(f"{v:.3f}" for v in one["sets"][name]["dice"].values()) for one in own.values()]
+            rows.append(f"| {name} | {row['objects']} | " + " | ".join(cells) + " |")
+        means = [" / ".join(f"{v:.3f}" for v in one["mean_dice"].values()) for one in own.values()]
+        parts.append("\n".join([*rows, "| **mean** | | " + " | ".join(means) + " |"]))
+    rows = ["## Predicted against true IoU", "", "All prompts of all sets above, default model.", ""]
+    rows += ["| predicted | true, mean | answers |", "|---|---|---|"]
+    curve = result["systems"]["student"]["calibration"]
+    rows += [f"| {row['predicted']:.2f} | {row['actual']:.2f} | {row['count']} |" for row in curve["curve"]]
+    rows += ["", f"Expected calibration error {curve['error']:.3f}; mean absolute error of one answer "]
+    rows[-1] += f"{curve['mean_absolute_error']:.3f}."
+    return "\n\n".join([*parts, "\n".join(rows), machine(result) + "."])
 
 
 def accuracy_table(result: Mapping[str, Any]) -> str:
@@ -47,18 +107,15 @@ def accuracy_table(result: Mapping[str, Any]) -> str:
 def latency_table(result: Mapping[str, Any]) -> str:
     """Milliseconds of the systems that took turns."""
     median = result["median_ms"]
-    torch, rows = (
-        median["torch"],
-        ["| encode + first prompt, 512x512 image | ms (median) | of PyTorch |", "|---|---|---|"],
+    rows = ["| one prompt on a 512x512 image | ms (median) | LiteMedSAM in PyTorch over it |", "|---|---|---|"]
+    for name, text in LATENCY:
+        if name in median:
+            label = text.format(torch=result["torch"])
+            rows.append(f"| {label} | {median[name]:.1f} | {median['torch'] / median[name]:.1f} |")
+    note = (
+        f"Encoding and decoding, but for the next prompts. {result['repeats']} turns; `samsdk` over by hand: "
+        f"{result['samsdk_over_by_hand']:.3f}. {machine(result)}."
     )
-    for name, text in (
-        ("torch", f"PyTorch {result['torch']}, eager, logits only"),
-        ("by_hand", "the same graphs by hand in ONNX Runtime, logits only"),
-        ("samsdk", "`samsdk`, image to mask"),
-        ("samsdk_next_prompt", "`samsdk`, next prompt on the same image"),
-    ):
-        rows.append(f"| {text} | {median[name]:.0f} | {median[name] / torch:.2f} |")
-    note = f"{result['repeats']} turns; `samsdk` over by hand: {result['samsdk_over_by_hand']:.3f}. {machine(result)}."
     return "\n".join([*rows, "", note])
 
 
@@ -66,31 +123,37 @@ def footprint_line(result: Mapping[str, Any]) -> str:
     """What the runtime alone costs."""
     return (
         f"The runtime alone: a virtual environment of {result['environment_mib']:.0f} MiB, `import samsdk` in "
-        f"{result['import_s']:.2f} s, process start to first mask {result['first_mask_s']:.1f} s, peak memory "
+        f"{result['import_s']:.2f} s, process start to first mask {result['first_mask_s']:.2f} s, peak memory "
         f"{result['peak_memory_mb']} MB. {machine(result)}."
     )
 
 
-def numbers() -> str:
+def readme_numbers() -> str:
     """The generated part of the README."""
-    parts = [accuracy_table(result) for result in read_results("accuracy")]
+    parts = [summary_table(result) for result in read_results("evaluation")]
     parts += [latency_table(result) for result in read_results("latency")]
     parts += [footprint_line(result) for result in read_results("footprint")]
+    parts += [accuracy_table(result) for result in read_results("accuracy")]
     return "\n\n".join([BEGIN, *parts, END])
 
 
+def accuracy_numbers() -> str:
+    """The generated part of docs/accuracy.md."""
+    return "\n\n".join([BEGIN, *(set_tables(result) for result in read_results("evaluation")), END])
+
+
 def main() -> int:
-    """Write the part, or with --check only say whether it is up to date."""
+    """Write the parts, or with --check only say whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if README.md does not show the kept results")
-    check = parser.parse_args().check
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _: numbers(), old, flags=re.DOTALL)
-    if check:
-        return int(new != old)
-    path.write_text(new, encoding="utf-8")
-    return 0
+    parser.add_argument("--check", action="store_true", help="exit 1 if the files do not show the kept results")
+    check, stale = parser.parse_args().check, False
+    for path, numbers in ((ROOT / "README.md", readme_numbers()), (ROOT / "docs" / "accuracy.md", accuracy_numbers())):
+        old = path.read_text(encoding="utf-8")
+        new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)
+        stale = stale or new != old
+        if not check:
+            path.write_text(new, encoding="utf-8")
+    return int(check and stale)
 
 
 if __name__ == "__main__":

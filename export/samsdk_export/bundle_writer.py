@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def write_bundle(
     *,
     name: str,
     bundle_version: str = "1",
+    accuracy: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Export a checkpoint to a bundle, which is there only if its parity check passed.
@@ -44,6 +45,7 @@ def write_bundle(
             end; anything else that is there is left alone.
         name: the model's name.
         bundle_version: of this bundle.
+        accuracy: what `samsdk evaluate --json` measured with these weights, for manifest and model card.
         progress: called with a line before each step.
 
     Returns:
@@ -57,9 +59,10 @@ def write_bundle(
     # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
     target = Path(destination).resolve()
     _refuse_other_things(target)
+    about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
     if target.suffix != BUNDLE_SUFFIX:
         with atomic_folder(target) as staging:
-            _fill(staging, checkpoint, name, bundle_version, progress)
+            _fill(staging, checkpoint, about, progress)
             progress("moving the bundle into place")
         return target
     try:
@@ -68,7 +71,7 @@ def write_bundle(
         raise OutputError(f"cannot write a bundle to {target}: {error}") from error
     # Proved as a folder, then packed: the parity check reads the very files that go into the zip.
     with atomic_write(target) as packed, tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), checkpoint, name, bundle_version, progress)
+        _fill(Path(folder), checkpoint, about, progress)
         progress("moving the bundle into place")
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(Path(folder).iterdir()):
@@ -114,9 +117,7 @@ def _is_bundle_folder(folder: Path) -> bool:
         return False
 
 
-def _fill(
-    staging: Path, checkpoint: Checkpoint, name: str, bundle_version: str, progress: Callable[[str], None]
-) -> None:
+def _fill(staging: Path, checkpoint: Checkpoint, about: Mapping[str, Any], progress: Callable[[str], None]) -> None:
     progress("building the model")
     model = checkpoint.build()
     preprocessing = checkpoint.preprocessing
@@ -127,7 +128,7 @@ def _fill(
     progress("asking the torch model the golden prompts")
     images = golden_images()
     (staging / GOLDEN).write_bytes(write_golden(images, golden_cases(model, preprocessing, images)))
-    manifest = _manifest(checkpoint, model, name, bundle_version)
+    manifest = {**_manifest(checkpoint, model), **about}
     (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest["files"] = {file.name: _entry(file) for file in sorted(staging.iterdir())}
     _write_json(staging / MANIFEST, manifest)
@@ -136,12 +137,12 @@ def _fill(
     _write_json(staging / MANIFEST, manifest)
 
 
-def _manifest(checkpoint: Checkpoint, model: Sam, name: str, bundle_version: str) -> dict[str, Any]:
+def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
     decoder = model.mask_decoder
     return {
         "format": FORMAT,
-        "name": name,
-        "version": bundle_version,
+        "name": "",
+        "version": "",
         "task": "promptable",
         "geometry": dict(checkpoint.geometry),
         "intensity": dict(checkpoint.intensity),

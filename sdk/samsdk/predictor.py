@@ -228,10 +228,15 @@ class Predictor:
         if closeness is None:
             return self._answer(view.encode(None), prompt, multimask)
         # A malformed prompt is refused as it was given, before anything is cut to a window.
-        frame = self.manifest.preprocessing.frame(view.size)
-        self._encode_prompt(prompt, frame)
+        manifest = self.manifest
+        frame = manifest.preprocessing.frame(view.size)
+        encode_prompt(prompt, frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
         answer = partial(self._answer, multimask=multimask)
         return segment_zoomed(view.encode, answer, prompt, view.size, closeness)
+
+    def forget(self) -> None:
+        """Let go of the embeddings that `segment` keeps of the last images."""
+        self._recent.clear()
 
     def zoom(self, wanted: bool | None = None) -> Zoom | None:
         """How close `segment` looks a second time, or None if it does not; None asks for the bundle's advice."""

@@ -175,7 +175,8 @@ def _check_window(starts: NDArray[np.float64], ends: NDArray[np.float64], frame:
     x0, y0, x1, y1 = frame.window
     if (starts < (x0, y0)).any() or (ends > (x1, y1)).any():
         raise PromptError(
-            f"{what} must lie inside the window that was encoded, {frame.window}, got {starts.tolist()} to {ends.tolist()}"
+            f"{what} must lie inside the window that was encoded, {frame.window}, "
+            f"got {starts.tolist()} to {ends.tolist()}"
         )
 
 

@@ -43,6 +43,11 @@ class RecentEmbeddings:
         with self._lock:
             return next((one.frame.original_size for (name, _), one in self._kept.items() if name == key), None)
 
+    def clear(self) -> None:
+        """Let go of all embeddings."""
+        with self._lock:
+            self._kept.clear()
+
     def keep(self, key: str, window: Window | None, embedding: Embedding) -> None:
         """Keep an embedding; whoever finds it did not wait for it, so its timings are 0."""
         with self._lock:

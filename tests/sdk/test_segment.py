@@ -217,7 +217,7 @@ def test_a_malformed_prompt_is_refused_with_zoom_too(
         predictor.segment(tissue, **prompt, zoom=True)
 
 
-def test_a_correction_of_a_zoomed_result_keeps_its_window(fresh: Predictor, tissue: NDArray[np.uint8]) -> None:
+def test_a_correction_of_a_zoomed_result_encodes_nothing_again(fresh: Predictor, tissue: NDArray[np.uint8]) -> None:
     former = fresh.segment(tissue, box=SMALL, zoom=True)
     seen = count_encodes(fresh)
     result = fresh.segment(tissue, box=SMALL, points=[(270, 220)], mask=former, zoom=True)
@@ -251,16 +251,19 @@ def test_a_bundle_is_loaded_once_and_again_when_it_is_replaced(
         samsdk.segment(tissue, box=BOX, model=tiny_bundle, device="cpu")
 
 
-def test_the_default_model_that_was_never_made_says_how_to_make_it(
+def test_a_known_model_that_was_never_made_says_how_to_make_it(
     tmp_path: Path, tissue: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, exported_bundle: Path
 ) -> None:
     monkeypatch.setenv("SAMSDK_CACHE_DIR", str(tmp_path))
     with pytest.raises(BundleError, match="`samsdk models pull lite-medsam` then `samsdk export lite-medsam`"):
-        samsdk.segment(tissue, box=BOX)
-    with pytest.raises(BundleError, match=r"no bundle at 'sam-huge': .* known model \(lite-medsam\), got nothing"):
+        samsdk.segment(tissue, box=BOX, model="lite-medsam")
+    with pytest.raises(
+        BundleError, match=r"no bundle at 'sam-huge': .* known model \(student, lite-medsam\), got nothing"
+    ):
         samsdk.segment(tissue, box=BOX, model="sam-huge")
     shutil.copytree(exported_bundle, tmp_path / "bundles" / "lite-medsam")
-    assert samsdk.segment(tissue, box=BOX).bundle.startswith("tiny@")
+    assert samsdk.segment(tissue, box=BOX, model="lite-medsam").bundle.startswith("tiny@")
+    assert samsdk.segment(tissue, box=BOX).bundle.startswith("student@")
 
 
 # Images --------------------------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_a_window_is_the_crop_by_hand_with_shifted_coordinates(window: tuple[int
 
 @pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, 0, 61, 5), (0, 0, 5, 91), (5, 0, 5, 5), (0, 6, 5, 5)])
 def test_a_window_out_of_the_image_or_empty_is_refused(window: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="expected a window .* inside an image of 60 x 90, got"):
+    with pytest.raises(ValueError, match=r"expected a window .* inside an image of 60 x 90, got"):
         LITE.frame((90, 60), window)
     with pytest.raises(ValueError, match="expected a window"):
         LITE.apply_image(np.zeros((90, 60), np.uint8), window)

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +29,10 @@ def write_slices(
     every: int = 2,
     fewest: int = 60,
     windows: Sequence[tuple[float, float]] = CT_WINDOWS,
+    axes: str = "xyz",
+    largest: bool = False,
 ) -> int:
-    """Cut the volumes of a set into slices along all three axes.
+    """Cut the volumes of a set into slices.
 
     CT is windowed to 8 bits, one window a slice in turn; other volumes are clipped at their percentiles 0.5 and 99.5.
 
@@ -40,6 +42,8 @@ def write_slices(
         every: distance of the slices, in voxels.
         fewest: slices with fewer labelled pixels are left out.
         windows: (lowest, highest) in Hounsfield units.
+        axes: across which it is cut, out of `xyz`; slices with a side under 48 voxels are left out.
+        largest: only the slice with the most labelled pixels of each volume and axis, whatever its sides.
 
     Returns:
         The number of slices.
@@ -58,7 +62,8 @@ def write_slices(
                 raise DataError(
                     f"{name} in {folder}: a volume must have three axes, labels 0 to 255 of its shape {values.shape}"
                 )
-            for place, image, label in _slices(values, labels.astype(np.uint8), every, fewest, windows):
+            places = _places(labels, axes, every, fewest, largest)
+            for place, image, label in _slices(values, labels.astype(np.uint8), places, windows):
                 names.append(f"{name}_{place}")
                 cv2.imwrite(str(root / "images" / f"{names[-1]}.png"), image)
                 cv2.imwrite(str(root / "masks" / f"{names[-1]}.png"), label)
@@ -81,24 +86,34 @@ def _read(path: Path) -> NDArray[np.float32]:
         raise DataError(f"{path} is no NIfTI volume: {error}") from error
 
 
+def _places(
+    labels: NDArray[np.float32], axes: str, every: int, fewest: int, largest: bool
+) -> Iterator[tuple[int, int, int]]:
+    """Axis and index of each slice to take, and its number along the axis."""
+    for axis in map("xyz".index, axes):
+        counts = np.count_nonzero(labels, axis=tuple({0, 1, 2} - {axis}))
+        if min(labels.shape[other] for other in range(3) if other != axis) < _SMALLEST_SIDE and not largest:
+            continue
+        indices = [int(counts.argmax())] if largest else range(0, len(counts), every)
+        for index in indices:
+            if counts[index] >= fewest:
+                yield axis, index, index // every
+
+
 def _slices(
     values: NDArray[np.float32],
     labels: NDArray[np.uint8],
-    every: int,
-    fewest: int,
+    places: Iterable[tuple[int, int, int]],
     windows: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
     bounds = list(windows)
     if values.min() > _CT_FLOOR:
         low, high = np.percentile(values, [0.5, 99.5])
         bounds = [(float(low), max(float(high), float(low) + 1e-6))]
-    for axis in range(3):
-        for index in range(0, values.shape[axis], every):
-            # Rows downwards: from front to back in the axial plane, from head to foot in the others.
-            label = np.ascontiguousarray(np.rot90(labels.take(index, axis)))
-            if min(label.shape) < _SMALLEST_SIDE or np.count_nonzero(label) < fewest:
-                continue
-            low, high = bounds[(index // every) % len(bounds)]
-            image = np.rot90(values.take(index, axis)).clip(low, high)
-            scaled = np.round((image - low) * (255 / (high - low))).astype(np.uint8)
-            yield f"{'xyz'[axis]}{index:03d}", np.ascontiguousarray(scaled), label
+    for axis, index, number in places:
+        # Rows downwards: from front to back in the axial plane, from head to foot in the others.
+        label = np.ascontiguousarray(np.rot90(labels.take(index, axis)))
+        low, high = bounds[number % len(bounds)]
+        image = np.rot90(values.take(index, axis)).clip(low, high)
+        scaled = np.round((image - low) * (255 / (high - low))).astype(np.uint8)
+        yield f"{'xyz'[axis]}{index:03d}", np.ascontiguousarray(scaled), label

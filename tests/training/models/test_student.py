@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam, student_config
 from samsdk_training.models.sam import DecoderConfig
-from samsdk_training.models.student import ResidualBlock, _double
+from samsdk_training.models.student import ResidualBlock, _double, fold_batch_norms
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_doubling_is_nearest_interpolation() -> None:
 
 def test_a_new_block_is_the_identity_after_a_relu() -> None:
     x = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(0)).relu()
-    torch.testing.assert_close(ResidualBlock(6)(x), x, rtol=0, atol=0)
+    torch.testing.assert_close(ResidualBlock(6, batch_norm=True)(x), x, rtol=0, atol=0)
 
 
 def test_embeddings_have_the_shapes_that_are_declared(tiny: SamConfig) -> None:
@@ -92,3 +92,30 @@ def test_gradients_reach_every_parameter(tiny: SamConfig) -> None:
             total = total + logits.square().mean() + scores.square().mean()
     total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_folded_batch_norms_compute_the_same_function(tiny: SamConfig) -> None:
+    torch.manual_seed(0)
+    encoder = build_sam(tiny).image_encoder.double()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        for _ in range(3):
+            encoder.train()(torch.rand(4, 3, 64, 64, dtype=torch.float64) * 3)
+        image = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+        with pytest.raises(ValueError, match="evaluation mode"):
+            fold_batch_norms(encoder)
+        folded = fold_batch_norms(encoder.eval()).double()
+        for mine, theirs in zip(folded(image), encoder(image), strict=True):
+            # The folded weights are kept in single precision.
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with pytest.raises(ValueError, match="expected an encoder with batch norms"):
+        fold_batch_norms(folded)
+
+
+def test_a_switch_of_the_configuration_must_be_true_or_false(tiny: SamConfig) -> None:
+    content = tiny.to_dict()
+    content["encoder"]["batch_norm"] = 1
+    with pytest.raises(ValueError, match="expected true or false for batch_norm"):
+        SamConfig.from_dict(content)
