@@ -1,4 +1,4 @@
-"""The demo: LiteMedSAM's weights become a bundle, and the bundle segments a gland in a stained section, from a box.
+"""The demo: one click outlines a gland in a stained section; then LiteMedSAM is fetched, exported and proved beside it.
 
 make demo            # or, in an installed environment: python docs/demo.py
 """
@@ -15,8 +15,9 @@ from samsdk.cli import main as samsdk_program
 from samsdk.io.images import write_png
 
 FOLDER = Path("demo")
-MODEL = "lite-medsam"
-# (x0, y0, x1, y1) around the gland at the lower right of scikit-image's immunohistochemical picture of colon.
+TEACHER = "lite-medsam"
+# In scikit-image's immunohistochemical picture of colon: a click on the gland at the lower right, and a box around it.
+POINT = (316, 400)
 BOX = (250, 302, 384, 510)
 
 
@@ -30,29 +31,28 @@ def stage(text: str, *command: str) -> None:
 
 
 def main() -> None:
-    """Pull, export, segment, and say where everything is."""
+    """Segment from a click; pull, export and prove LiteMedSAM; say where everything is."""
     FOLDER.mkdir(exist_ok=True)
-    stage("fetching the weights", "models", "pull", MODEL)
-    if hub.bundle_path(MODEL).exists():
-        print(f"-- the bundle is there already: {hub.bundle_path(MODEL)}")
-    else:
-        stage("exporting the bundle and proving it", "export", MODEL)
-    stage("checking it on this machine", "doctor", MODEL)
-    image = FOLDER / "tissue.png"
+    image, output, overlay = FOLDER / "tissue.png", FOLDER / "mask.png", FOLDER / "overlay.png"
     write_png(image, skimage.data.immunohistochemistry())
-    box = ",".join(map(str, BOX))
-    output, overlay = FOLDER / "mask.png", FOLDER / "overlay.png"
-    command = ("segment", str(image), "--box", box, "--model", MODEL, "-o", str(output), "--overlay", str(overlay))
-    stage("segmenting a gland from a box", *command)
-    again = samsdk.segment(image, box=BOX, model=MODEL)
-    once_more = samsdk.segment(image, box=(BOX[0] - 6, *BOX[1:]), model=MODEL)
+    point, box = (",".join(map(str, prompt)) for prompt in (POINT, BOX))
+    stage("checking the default model on this machine", "doctor")
+    files = ("-o", str(output), "--overlay", str(overlay))
+    stage("segmenting a gland from one click", "segment", str(image), "--point", point, *files)
+    stage("fetching LiteMedSAM's weights", "models", "pull", TEACHER)
+    if hub.bundle_path(TEACHER).exists():
+        print(f"-- its bundle is there already: {hub.bundle_path(TEACHER)}")
+    else:
+        stage("exporting it and proving it", "export", TEACHER)
+    stage("the same gland from a box, by LiteMedSAM", "segment", str(image), "--box", box, "--model", TEACHER)
+    ours = samsdk.segment(image, points=[POINT])
+    corrected = samsdk.segment(image, points=[POINT, (POINT[0] - 20, POINT[1])], mask=ours)
+    theirs = samsdk.segment(image, box=BOX, model=TEACHER)
     print(f"mask:     {output.resolve()}")
     print(f"overlay:  {overlay.resolve()}")
-    print(f"score:    {again.score:.3f} (the model's own estimate of the mask's IoU)")
-    print("first prompt on an image:  " + ", ".join(f"{name} {value:.1f} ms" for name, value in again.timings.items()))
-    print(
-        "next prompt, same image:   " + ", ".join(f"{name} {value:.1f} ms" for name, value in once_more.timings.items())
-    )
+    print(f"score:    {ours.score:.3f} (the model's own estimate of the mask's IoU)")
+    for name, result in (("one click", ours), ("second click", corrected), ("LiteMedSAM, box", theirs)):
+        print(f"{name + ':':<17}" + ", ".join(f"{part} {value:.1f} ms" for part, value in result.timings.items()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +24,8 @@ def calls(text: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def workplace(
-    exported_bundle: Path, tissue: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A folder with a scan in it, and a cache whose default model is the tiny bundle."""
-    shutil.copytree(exported_bundle, tmp_path / "cache" / "bundles" / "lite-medsam")
+def workplace(tissue: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a scan in it, and an empty cache."""
     monkeypatch.setenv("SAMSDK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_png("scan.png", tissue)

@@ -92,7 +92,7 @@ def evaluate_images(
         objects = labelled.objects(smallest=smallest)[:max_objects]
         if not objects:
             continue
-        answer = _answering(predictor, labelled, zoom)
+        answer = answering(predictor, labelled, zoom)
         for truth in objects:
             with warnings.catch_warnings():
                 # A bundle that was not trained with points says so; here that is what is measured.
@@ -108,8 +108,14 @@ def evaluate_images(
             )
 
 
-def _answering(predictor: Segmenter, labelled: LabelledImage, zoom: Zoom | None) -> Answer:
-    """Answers prompts on one image, each window of which is encoded once."""
+def answering(predictor: Segmenter, labelled: LabelledImage, zoom: Zoom | None) -> Answer:
+    """Answer prompts on one image, each window of which is encoded once.
+
+    Args:
+        predictor: what answers.
+        labelled: the image.
+        zoom: how close a second look at each object is; None answers from the whole image.
+    """
     encode = cache(lambda window: predictor.encode(labelled.image, window=window))
 
     def decode(embedding: Embedding, prompt: Prompt) -> Result:

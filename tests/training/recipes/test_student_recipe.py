@@ -10,6 +10,7 @@ import torch
 
 import samsdk
 from samsdk import cli
+from samsdk.io.images import read_image
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.checkpoints import load_checkpoint
 from samsdk_training.data import read_set
@@ -56,11 +57,14 @@ def test_a_student_learns_and_its_bundle_segments(discs: Path, tmp_path: Path) -
     assert len(validations) == 4
     assert max(validations) > 0.7
     assert result["best_score"] == max(validations)
+    sheet = read_image(tmp_path / "run" / "overlays.png")
+    # The disc that was found is outlined in the sheet's red, which the grey picture has not.
+    assert ((sheet[..., 0].astype(int) - sheet[..., 1]) > 100).sum() > 40
     checkpoint = load_checkpoint(tmp_path / "run" / "best")
     assert checkpoint.lineage["sets"] == ["discs"]
     assert checkpoint.prompts["trained"] == ["points", "box", "mask"]
     predictor = samsdk.load(write_bundle(checkpoint, tmp_path / "bundle", name="discs"), device="cpu")
-    dice = summarise(list(evaluate_images(predictor, read_set(discs, "val.txt"))))["dice"]
+    dice = summarise(list(evaluate_images(predictor, read_set(discs, "val.txt"), zoom=predictor.zoom())))["dice"]
     # What the bundle scores is what training said, box to box and click to click.
     assert np.mean(list(dice.values())) == pytest.approx(max(validations), abs=1e-3)
 

@@ -140,7 +140,7 @@ def run_plan(plan: StudentPlan, data: Path, run: Path, *, show_progress: bool = 
     Raises:
         DataError, TrainingError, CheckpointError: as the stages' own functions.
     """
-    sets = list(_labelled(plan, data, run / "data"))
+    sets = list(labelled_sets(plan, data, run / "data"))
     best: Path | None = None
     for stage in plan.stages:
         folder = run / stage.name
@@ -163,7 +163,8 @@ def run_plan(plan: StudentPlan, data: Path, run: Path, *, show_progress: bool = 
     return best
 
 
-def _labelled(plan: StudentPlan, data: Path, derived: Path) -> Iterator[SampleSet]:
+def labelled_sets(plan: StudentPlan, data: Path, derived: Path) -> Iterator[SampleSet]:
+    """The plan's labelled sets in `data`; volumes as slices, made in `derived` where they are not there yet."""
     for name, options in plan.sets.items():
         folder = data / name
         if options.get("volumes"):
