@@ -1,5 +1,6 @@
 """Tracing the graphs to ONNX, and holding what comes out against the contract."""
 
+import copy
 import logging
 import warnings
 from collections import Counter
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samsdk.errors import SamsdkError
+from samsdk_export.absorbed import absorb_projections
 from samsdk_export.graphs import (
     DECODER_OUTPUTS,
     ENCODER_INPUTS,
@@ -43,6 +45,8 @@ def export_encoder(model: Sam) -> bytes:
 
 def export_decoder(model: Sam) -> bytes:
     """The prompt encoder and mask decoder as an ONNX file, number of prompts P and of tokens K dynamic."""
+    model = copy.deepcopy(model)
+    absorb_projections(model.mask_decoder)
     generator = torch.Generator().manual_seed(0)
     prompts, tokens, mask_side = 3, 5, model.prompt_encoder.mask_side
     shapes = model.image_encoder.embedding_shapes

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.embedding import Embedding
 from samsdk.errors import PromptError
+from samsdk.masks import Region
 from samsdk.prompts import BACKGROUND, Prompt
 from samsdk.results import Result
 from samsdk.transforms import Window
@@ -99,11 +101,27 @@ def segment_zoomed(encode: Encode, decode: Decode, prompt: Prompt, size: tuple[i
     extent = None if prompt.box is None else _extent(np.asarray(prompt.box, dtype=np.float64).reshape(-1, 2))
     if extent is None:
         first = decode(encode(None), prompt)
-        extent = first.box
+        extent = _object_extent(first.regions[first.best], points)
     window = None if extent is None else zoom_window(_join(extent, points), size, zoom)
     if window is None or not _within(prompt, window).kinds:
         return first or decode(encode(None), prompt)
     return decode(encode(window), _within(prompt, window))
+
+
+def _object_extent(region: Region, points: NDArray[np.float64]) -> Extent | None:
+    """The box of those parts of a mask that the points lie on, or of all of it where they lie on none.
+
+    A first answer may have stray parts far away, which a second look should not be widened for.
+    """
+    if not region.inside.any():
+        return None
+    _, parts = cv2.connectedComponents(region.inside.astype(np.uint8), connectivity=8)
+    columns, rows = (points - (region.left, region.top)).astype(np.intp).T
+    height, width = region.inside.shape
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    hit = set(parts[rows[inside], columns[inside]].tolist()) - {0}
+    wanted = np.isin(parts, list(hit)) if hit else region.inside
+    return replace(region, inside=np.asarray(wanted)).box
 
 
 def _kept_window(former: Result, points: NDArray[np.float64], box: object) -> Window | None:

@@ -120,6 +120,26 @@ def test_the_window_of_points_holds_them_also_where_the_first_answer_does_not() 
     assert script.encoded == [None, (60, 30, 220, 190)]
 
 
+def test_stray_parts_of_the_first_answer_do_not_widen_the_window() -> None:
+    script = Script([FOUND, FOUND])
+    decode = script.decode
+
+    def with_a_stray_part(embedding: Any, prompt: Prompt) -> Result:
+        result = decode(embedding, prompt)
+        result.regions[0].inside[5:9, 390:396] = True
+        return result
+
+    script.decode = with_a_stray_part  # type: ignore[method-assign]
+    script.run(points=[(110, 110)])
+    assert script.encoded == [None, CLOSE]
+    # A click beside all parts says nothing of which is meant: the window must hold them all, and so is the whole image.
+    script = Script([FOUND])
+    decode = script.decode
+    script.decode = with_a_stray_part  # type: ignore[method-assign]
+    script.run(points=[(20, 20)])
+    assert script.encoded == [None]
+
+
 def test_a_box_and_points_are_looked_at_once_in_a_window_of_both() -> None:
     script = Script([FOUND])
     script.run(box=FOUND, points=[(179, 110), (10, 10), (90, 90)], labels=[1, 0, 0])
