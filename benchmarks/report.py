@@ -1,4 +1,4 @@
-"""Writes the numbers of benchmarks/results/ into README.md and docs/accuracy.md, between their markers.
+"""Writes the numbers of benchmarks/results/ into README.md and documents of docs/, between their markers.
 
 python benchmarks/report.py [--check]
 """
@@ -128,6 +128,46 @@ def footprint_line(result: Mapping[str, Any]) -> str:
     )
 
 
+def shapes_table(result: Mapping[str, Any]) -> str:
+    """Latency, size and Dice of the shapes that were tried."""
+    rows = [
+        "| shape | parameters, millions | MB in half precision | ONNX Runtime: encoder + decoder, ms | OpenVINO, ms | "
+    ]
+    rows[0] += "box / 1 point / 3 points |"
+    rows.append("|---|---|---|---|---|---|")
+    for name, row in sorted(result["shapes"].items(), key=lambda pair: pair[1]["cpu_encoder_ms"]):
+        times = [
+            f"{row[f'{device}_encoder_ms']:.1f} + {row[f'{device}_decoder_ms']:.1f}"
+            if f"{device}_encoder_ms" in row
+            else "-"
+            for device in ("cpu", "openvino")
+        ]
+        dice = " / ".join(f"{row[key]:.3f}" for key in ("dice_box", "dice_1", "dice_3"))
+        rows.append(
+            f"| {name} | {row['parameters'] / 1e6:.2f} | {row['half_mb']:.1f} | {times[0]} | {times[1]} | {dice} |"
+        )
+    return "\n".join([*rows, "", f"{result['steps']} steps each. {machine(result)}."])
+
+
+def breadth_table(result: Mapping[str, Any]) -> str:
+    """Dice on a modality's validation lists, by whether that modality taught."""
+    rows = ["| asked for | taught by | box / 1 point / 3 points |", "|---|---|---|"]
+    for modality, row in result["modalities"].items():
+        for key, text in (("with", "all sets"), ("without", f"all but the `{modality}` sets")):
+            mean = row[key]["mean"]
+            count = len(row[key]["sets"])
+            dice = " / ".join(f"{mean[prompt]:.3f}" for prompt in ("box", "1", "3"))
+            rows.append(f"| {count} `{modality}` sets | {text} | {dice} |")
+    return "\n".join([*rows, "", f"Shape `{result['shape']}`, {result['steps']} steps each. {machine(result)}."])
+
+
+def shapes_numbers() -> str:
+    """The generated part of docs/shapes.md."""
+    parts = ["\n\n".join(["## Shapes", shapes_table(result)]) for result in read_results("shapes")]
+    parts += ["\n\n".join(["## What breadth buys", breadth_table(result)]) for result in read_results("breadth")]
+    return "\n\n".join([BEGIN, *parts, END])
+
+
 def readme_numbers() -> str:
     """The generated part of the README."""
     parts = [summary_table(result) for result in read_results("evaluation")]
@@ -147,7 +187,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 if the files do not show the kept results")
     check, stale = parser.parse_args().check, False
-    for path, numbers in ((ROOT / "README.md", readme_numbers()), (ROOT / "docs" / "accuracy.md", accuracy_numbers())):
+    for path, numbers in (
+        (ROOT / "README.md", readme_numbers()),
+        (ROOT / "docs" / "accuracy.md", accuracy_numbers()),
+        (ROOT / "docs" / "shapes.md", shapes_numbers()),
+    ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)
         stale = stale or new != old

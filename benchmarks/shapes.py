@@ -4,7 +4,8 @@
 
 Every shape is exported with random weights and timed, all shapes in turns; then each is trained for the same number of
 steps on the labelled sets of training/student_plan.json, a run folder each, so that the search can be interrupted.
-Dice is the validation's: a box, one point and three, with zoom. The JSON goes to benchmarks/results/.
+Dice is the validation's: a box, one point and three, with zoom. The JSON goes to benchmarks/results/, the picture of
+Dice against latency to docs/shapes.png.
 """
 
 import argparse
@@ -17,6 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -30,6 +36,7 @@ from samsdk_training.recipes.student import train_student
 from samsdk_training.recipes.student_plan import labelled_sets, read_plan
 
 PLAN = ROOT / "training" / "student_plan.json"
+PICTURE = ROOT / "docs" / "shapes.png"
 REPEATS = 40
 
 
@@ -128,8 +135,33 @@ def short_training(config: SamConfig, data: Path, run: Path, steps: int, leave_o
     return {name: round(value, 4) for name, value in rows[-1].items()}
 
 
+def draw(rows: dict[str, dict[str, float]], steps: int) -> None:
+    """Dice against the milliseconds of an image with one prompt, a curve for each kind of prompt and backend."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    prompts = {"dice_box": ("tight box", "o"), "dice_1": ("1 point", "^"), "dice_3": ("3 points", "s")}
+    for colour, device in zip(("tab:blue", "tab:orange"), ("cpu", "openvino"), strict=True):
+        if f"{device}_encoder_ms" not in next(iter(rows.values())):
+            continue
+        at = {name: row[f"{device}_encoder_ms"] + row[f"{device}_decoder_ms"] for name, row in rows.items()}
+        order = sorted(at, key=at.__getitem__)
+        for key, (label, marker) in prompts.items():
+            title = f"{label}, {'ONNX Runtime' if device == 'cpu' else 'OpenVINO'}"
+            dice = [rows[name][key] for name in order]
+            axes.plot([at[name] for name in order], dice, marker=marker, color=colour, alpha=0.8, label=title)
+        for name in order:
+            axes.annotate(
+                name, (at[name], rows[name]["dice_box"]), xytext=(0, 6), textcoords="offset points", ha="center"
+            )
+    axes.set_xlabel("encode + decode, ms")
+    axes.set_ylabel(f"mean validation Dice after {steps} steps")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(PICTURE, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
-    """Time, train, and write the JSON."""
+    """Time, train, write the JSON, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
@@ -144,6 +176,7 @@ def main() -> None:
     for name in SHAPES:
         rows[name] |= short_training(SHAPES[name], args.data, args.runs / name, args.steps)
         print(name, rows[name], file=sys.stderr)
+    draw(rows, args.steps)
     print(write_result("shapes", {"steps": args.steps, "shapes": rows}))
 
 

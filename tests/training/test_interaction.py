@@ -7,6 +7,7 @@ from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.losses import binary_iou, dice_loss, focal_loss
 from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam
 from samsdk_training.models.sam import DecoderConfig, Sam
+from samsdk_training.simulate import centre_point
 
 
 @pytest.fixture
@@ -162,3 +163,27 @@ def test_a_tiny_student_learns_discs_from_points_and_boxes(model: Sam, objects) 
         history.append(parts["iou"].item())
     assert np.mean(history[:3]) < 0.5
     assert np.mean(history[-5:]) > 0.85
+
+
+def test_careful_users_click_on_the_middle_of_the_object_and_of_what_is_missing(objects) -> None:
+    images, masks = objects
+    recorder = Recorder(torch.full((1, 1, 16, 16), -3.0))  # all of the object is missing, in every round
+    interactive_loss(recorder, images, masks, torch.Generator(), only("point", rounds=3, centred=1.0))
+    coords, _ = recorder.calls[-1]["points"]
+    for mask, clicked in zip(masks.numpy(), coords, strict=True):
+        assert clicked.tolist() == [list(centre_point(mask))] * 3
+
+
+def test_hasty_users_click_elsewhere(objects) -> None:
+    images, masks = objects
+    recorder = Recorder(torch.full((1, 1, 16, 16), -3.0))
+    interactive_loss(recorder, images, masks, torch.Generator(), only("point", rounds=3, centred=0.0))
+    coords, _ = recorder.calls[-1]["points"]
+    middle = torch.tensor([centre_point(mask) for mask in masks.numpy()])[:, None]
+    assert ((coords - middle).norm(dim=-1) > 1).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("fewest", [0, 4])
+def test_rounds_that_cannot_be_drawn_are_refused(fewest: int) -> None:
+    with pytest.raises(ValueError, match=r"fewest_rounds must be from 1 to rounds \(3\)"):
+        InteractionConfig(rounds=3, fewest_rounds=fewest)

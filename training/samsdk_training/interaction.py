@@ -16,7 +16,7 @@ from torch.nn import functional
 from samsdk.prompts import FOREGROUND
 from samsdk_training.losses import binary_iou, dice_loss, focal_loss
 from samsdk_training.models.sam import Sam
-from samsdk_training.simulate import correction, jittered_box, random_point
+from samsdk_training.simulate import centre_point, correction, jittered_box, random_point
 
 _KINDS = ("box", "point", "both")
 
@@ -32,6 +32,8 @@ class InteractionConfig:
         box: how often the first prompt is a box alone, relative to `point` and `both`.
         point: how often it is a point alone.
         both: how often it is a box and a point.
+        centred: how often a click is a careful one, on the pixel of the object or of the error that is farthest from
+            its border, instead of anywhere well inside.
         jitter: standard deviation of a box's sides, see `simulate.jittered_box`.
         mask_feedback: probability that a round takes the last answer's logits as mask prompt.
         multimask: probability that a point alone is answered with the masks for ambiguous prompts, of which the best
@@ -46,12 +48,17 @@ class InteractionConfig:
     box: float = 0.35
     point: float = 0.5
     both: float = 0.15
+    centred: float = 0.5
     jitter: float = 0.08
     mask_feedback: float = 0.9
     multimask: float = 0.3
     focal: float = 20.0
     dice: float = 1.0
     iou: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fewest_rounds <= self.rounds:
+            raise ValueError(f"fewest_rounds must be from 1 to rounds ({self.rounds}), not {self.fewest_rounds}")
 
 
 @dataclass
@@ -113,7 +120,7 @@ def _start(
     if kind in ("box", "both"):
         drawn = [jittered_box(mask, rng, config.jitter) for mask in truth]
         boxes = torch.tensor(drawn, dtype=torch.float32, device=device)
-    points = [[random_point(mask, rng)] if kind in ("point", "both") else [] for mask in truth]
+    points = [[_first_click(mask, rng, config)] if kind in ("point", "both") else [] for mask in truth]
     return _Session(truth, boxes, points, [[FOREGROUND] * len(clicked) for clicked in points])
 
 
@@ -147,7 +154,7 @@ def _work(
             break
         answer = logits.detach()[torch.arange(len(target), device=target.device), best][:, None]
         full = functional.interpolate(answer.float(), target.shape[-2:], mode="bilinear", align_corners=False)
-        _click(session, (full[:, 0] > 0).cpu().numpy(), rng)
+        _click(session, (full[:, 0] > 0).cpu().numpy(), rng, config)
         fed = answer if rng.random() < config.mask_feedback else None
     return rows
 
@@ -169,9 +176,14 @@ def _score(logits: Tensor, scores: Tensor, target: Tensor, config: InteractionCo
     return torch.stack([focal[at], dice[at], error, iou[at]], dim=1), best
 
 
-def _click(session: _Session, answers: NDArray[np.bool_], rng: np.random.Generator) -> None:
+def _first_click(mask: NDArray[np.bool_], rng: np.random.Generator, config: InteractionConfig) -> tuple[float, float]:
+    return centre_point(mask) if rng.random() < config.centred else random_point(mask, rng)
+
+
+def _click(session: _Session, answers: NDArray[np.bool_], rng: np.random.Generator, config: InteractionConfig) -> None:
     for index, (answer, truth) in enumerate(zip(answers, session.truth, strict=True)):
         # Who sees a perfect mask clicks on the object once more: all users of a group need one number of clicks.
-        click = correction(answer, truth, rng) or (random_point(truth, rng), FOREGROUND)
+        hasty = None if rng.random() < config.centred else rng
+        click = correction(answer, truth, hasty) or (random_point(truth, rng), FOREGROUND)
         session.points[index].append(click[0])
         session.labels[index].append(click[1])

@@ -104,8 +104,8 @@ def _stage(content: Mapping[str, Any], stage: Mapping[str, Any]) -> Stage:
     recipe = StudentRecipe(
         loop=LoopConfig.from_dict(stage["loop"]),
         model=SamConfig.from_dict(content["model"]),
-        interaction=InteractionConfig(**content.get("interaction", {})),
-        augmentation=Augmentation.from_dict(content.get("augmentation", {})),
+        interaction=InteractionConfig(**{**content.get("interaction", {}), **stage.get("interaction", {})}),
+        augmentation=Augmentation.from_dict({**content.get("augmentation", {}), **stage.get("augmentation", {})}),
     )
     recipe = replace(recipe, batch_size=stage.get("batch_size", recipe.batch_size))
     return Stage(stage["name"], stage["kind"], recipe, bool(stage.get("pseudo_labels", False)))
