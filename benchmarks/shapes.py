@@ -155,7 +155,7 @@ def draw(rows: dict[str, dict[str, float]], steps: int) -> None:
     axes.set_xlabel("encode + decode, ms")
     axes.set_ylabel(f"mean validation Dice after {steps} steps")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(PICTURE, dpi=110)
     plt.close(figure)
 
