@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from samsdk.golden import write_golden
 from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import FORMAT
-from samsdk_export.goldens import golden_cases, golden_images
+from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference
+from samsdk_export.goldens import golden_answers, golden_images
 from samsdk_export.model_card import CARD, model_card
 from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder
-from samsdk_export.parity import CERTIFIED_BACKEND, certify
+from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
+from samsdk_training.torch_predictor import TorchPredictor
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
@@ -34,6 +36,8 @@ def write_bundle(
     *,
     name: str,
     bundle_version: str = "1",
+    tiers: Sequence[str] = (),
+    calibration: CalibrationSets | None = None,
     accuracy: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -45,6 +49,9 @@ def write_bundle(
             end; anything else that is there is left alone.
         name: the model's name.
         bundle_version: of this bundle.
+        tiers: in lower precision, `balanced` and `fast`, beside `exact`. One for which no layer may be lowered within
+            its bound is left out, with a line of progress.
+        calibration: labelled sets, which lower precision needs, and on which every tier's Dice is then measured.
         accuracy: what `samsdk evaluate --json` measured with these weights, for manifest and model card.
         progress: called with a line before each step.
 
@@ -54,15 +61,20 @@ def write_bundle(
     Raises:
         ExportError: a graph breaks the contract.
         ParityError: the bundle does not compute what the checkpoint computes.
+        CalibrationError: a tier in lower precision was asked for, and there is nothing to calibrate it with.
+        MissingExtraError: such a tier needs OpenVINO, which is not installed.
         OutputError: the destination cannot be written, or is something else than a bundle.
     """
+    if tiers and calibration is None:
+        raise CalibrationError(f"tiers {', '.join(tiers)} need calibration sets: folders of labelled images")
+    plans = TierRequest(tuple(tiers), calibration)
     # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
     target = Path(destination).resolve()
     _refuse_other_things(target)
     about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
     if target.suffix != BUNDLE_SUFFIX:
         with atomic_folder(target) as staging:
-            _fill(staging, checkpoint, about, progress)
+            _fill(staging, checkpoint, about, plans, progress)
             progress("moving the bundle into place")
         return target
     try:
@@ -71,7 +83,7 @@ def write_bundle(
         raise OutputError(f"cannot write a bundle to {target}: {error}") from error
     # Proved as a folder, then packed: the parity check reads the very files that go into the zip.
     with atomic_write(target) as packed, tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), checkpoint, about, progress)
+        _fill(Path(folder), checkpoint, about, plans, progress)
         progress("moving the bundle into place")
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(Path(folder).iterdir()):
@@ -117,7 +129,9 @@ def _is_bundle_folder(folder: Path) -> bool:
         return False
 
 
-def _fill(staging: Path, checkpoint: Checkpoint, about: Mapping[str, Any], progress: Callable[[str], None]) -> None:
+def _fill(
+    staging: Path, checkpoint: Checkpoint, about: Mapping[str, Any], request: TierRequest, progress: Progress
+) -> None:
     progress("building the model")
     model = checkpoint.build()
     preprocessing = checkpoint.preprocessing
@@ -127,14 +141,17 @@ def _fill(staging: Path, checkpoint: Checkpoint, about: Mapping[str, Any], progr
     (staging / DECODER).write_bytes(export_decoder(model))
     progress("asking the torch model the golden prompts")
     images = golden_images()
-    (staging / GOLDEN).write_bytes(write_golden(images, golden_cases(model, preprocessing, images)))
+    (staging / GOLDEN).write_bytes(write_golden(images, *golden_answers(model, preprocessing, images)))
     manifest = {**_manifest(checkpoint, model), **about}
     (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest["files"] = {file.name: _entry(file) for file in sorted(staging.iterdir())}
-    _write_json(staging / MANIFEST, manifest)
-    progress("checking parity in a fresh process")
-    manifest["parity"] = {TIER: {CERTIFIED_BACKEND: certify(staging, TIER)}}
-    _write_json(staging / MANIFEST, manifest)
+    add_tiers(staging / MANIFEST, manifest, request, _reference(checkpoint, model, request.calibration), progress)
+
+
+def _reference(checkpoint: Checkpoint, model: Sam, sets: CalibrationSets | None) -> Reference | None:
+    if sets is None:
+        return None
+    return sets.dice(TorchPredictor(model, checkpoint.preprocessing), checkpoint.prompts["trained"])
 
 
 def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
@@ -166,7 +183,15 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
             },
         },
         "files": {},
-        "tiers": {TIER: {"encoder": ENCODER, "decoder": DECODER, "precision": "float32"}},
+        "tiers": {
+            TIER: [
+                {
+                    "engines": ["onnxruntime", "openvino"],
+                    "encoder": {"file": ENCODER, "precision": "float32"},
+                    "decoder": {"file": DECODER, "precision": "float32"},
+                }
+            ]
+        },
         "parity": {},
         "accuracy": {},
     }
@@ -175,9 +200,3 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
 def _entry(file: Path) -> dict[str, Any]:
     content = file.read_bytes()
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -51,13 +51,18 @@ def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def golden_cases(model: Sam, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]) -> list[GoldenCase]:
+def golden_answers(
+    model: Sam, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]
+) -> tuple[list[dict[str, NDArray[np.float32]]], list[GoldenCase]]:
     """Let the torch model answer the golden prompts.
 
     Args:
         model: in evaluation mode, float32.
         preprocessing: the checkpoint's; the same code prepares the image in the runtime.
         images: what `golden_images` returns.
+
+    Returns:
+        Each image's embeddings by name, and the cases.
     """
     prepared = [preprocessing.apply_image(image) for image in images]
     cases: list[GoldenCase] = []
@@ -74,7 +79,7 @@ def golden_cases(model: Sam, preprocessing: Preprocessing, images: list[NDArray[
             )
             logits, scores = torch_answer(model, embeddings[index], feeds)
             cases.append(GoldenCase(index, prompt, logits, scores))
-    return cases
+    return [{name: tensor.numpy() for name, tensor in one.items()} for one in embeddings], cases
 
 
 def torch_answer(

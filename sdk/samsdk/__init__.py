@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from samsdk import hub
 from samsdk.backends.onnxruntime import Providers
+from samsdk.backends.options import BackendOptions
 from samsdk.bundle import Bundle, stamp
 from samsdk.embedding import Embedding
 from samsdk.errors import (
@@ -63,23 +64,34 @@ def load(
     device: str | Providers = "auto",
     threads: int | None = None,
     tier: str | None = None,
+    gpu_memory_mb: int | None = None,
+    cache: bool = True,
+    uncertified: str | None = None,
 ) -> Predictor:
     """Load a bundle.
 
     Args:
         model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
             default one.
-        device: `auto` (may fall back to the CPU, with a warning), `cpu`, `cuda`, `openvino`, or a list of ONNX Runtime
-            providers.
+        device: `auto` (the fastest that is there and certified), `cpu`, `cuda`, `openvino`, `tensorrt`, or a list of
+            ONNX Runtime providers.
         threads: threads of one call on the CPU; None leaves it to the engine.
-        tier: the precision plan; None is `exact`.
+        tier: `exact` (float32), `balanced` or `fast`, as far as the bundle has them; None is `exact`.
+        gpu_memory_mb: most memory, in 1e6 bytes, that ONNX Runtime may take on a GPU; None sets no limit.
+        cache: let engines that can (OpenVINO) keep their compiled graphs in samsdk's cache folder, so that the next
+            process starts faster.
+        uncertified: name of a backend, e.g. `onnxruntime-cuda`, that may run although nothing proves that it computes
+            there what was validated; None refuses every such backend.
 
     Raises:
         BundleError: no such bundle, or it is damaged, unknown or not certified.
         BackendError: the device was asked for by name and is not there.
         MissingExtraError: the device needs an extra that is not installed.
     """
-    return Predictor(Bundle.open(hub.resolve_bundle(model)), device=device, threads=threads, tier=tier)
+    folder = hub.cache_dir() / "compiled" if cache else None
+    options = BackendOptions(threads, gpu_memory_mb, folder)
+    bundle = Bundle.open(hub.resolve_bundle(model))
+    return Predictor(bundle, device=device, tier=tier, options=options, uncertified=uncertified)
 
 
 def segment(
@@ -92,6 +104,7 @@ def segment(
     zoom: bool | None = None,
     model: str | os.PathLike[str] | None = None,
     device: str | Providers = "auto",
+    tier: str | None = None,
 ) -> Result:
     """Segment what a prompt points at, in one call.
 
@@ -108,7 +121,8 @@ def segment(
             recommends.
         model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
             default one.
-        device: `auto`, `cpu`, `cuda`, `openvino`, or a list of ONNX Runtime providers.
+        device: see `load`.
+        tier: see `load`.
 
     Returns:
         The mask, the size of the image as given, with its score and where it came from.
@@ -119,9 +133,9 @@ def segment(
     """
     path = hub.resolve_bundle(model)
     place, written = stamp(path)
-    key = (place, repr(device))
+    key = (place, repr((device, tier)))
     with _lock:
         if key not in _predictors or _predictors[key][0] != written:
-            _predictors[key] = (written, Predictor(Bundle.open(path), device=device))
+            _predictors[key] = (written, load(path, device=device, tier=tier))
         predictor = _predictors[key][1]
     return predictor.segment(image, points=points, labels=labels, box=box, mask=mask, zoom=zoom)

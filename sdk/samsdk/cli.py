@@ -19,7 +19,7 @@ from samsdk.errors import DownloadError, SamsdkError
 from samsdk.io.images import read_image, write_png
 
 EXTENSIONS: Final = "samsdk.commands"
-_DEVICES: Final = "auto, cpu, cuda or openvino"
+_DEVICES: Final = "auto, cpu, cuda, openvino or tensorrt"
 
 
 class WrongCallError(SamsdkError):
@@ -132,6 +132,7 @@ def _add_segment(commands: Subparsers) -> None:
     parser.add_argument("--mask", type=Path, metavar="FILE", help="mask of the image's size, not zero is the object")
     parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
     parser.add_argument("--device", default="auto", help=_DEVICES)
+    parser.add_argument("--tier", help="exact (when left out), balanced or fast, as far as the bundle has them")
     parser.add_argument(
         "--zoom",
         action=argparse.BooleanOptionalAction,
@@ -160,6 +161,7 @@ def _run_segment(args: argparse.Namespace) -> Report:
         zoom=args.zoom,
         model=args.model,
         device=args.device,
+        tier=args.tier,
     )
     written = {}
     if args.output:
@@ -245,11 +247,15 @@ def _add_doctor(commands: Subparsers) -> None:
     )
     parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
     parser.add_argument("--device", help=f"{_DEVICES}; all that are there when left out")
+    parser.add_argument(
+        "--certify", action="store_true", help="keep what passes, so that the runtime accepts it on this device"
+    )
 
 
 def _run_doctor(args: argparse.Namespace) -> Report:
-    data = examine(Bundle.open(hub.resolve_bundle(args.bundle)), device=args.device)
+    data = examine(Bundle.open(hub.resolve_bundle(args.bundle)), device=args.device, certify=args.certify)
     lines = [f"{key}: {value}" for key, value in data["environment"].items()]
+    lines += [f"FAIL  installation: {problem}" for problem in data["problems"]]
     for check in data["checks"]:
         verdict = "pass" if check["passed"] else "FAIL"
         lines.append(f"{verdict}  tier {check['tier']} on {check['device']}: {check['detail']}")

@@ -2,43 +2,80 @@
 
 from typing import Any
 
-from samsdk.backends import available_devices
+from samsdk.backends import available_devices, backend_name, engine_name, gpu_target
+from samsdk.backends.options import BackendOptions
 from samsdk.bundle import Bundle
-from samsdk.environment import describe_environment
-from samsdk.errors import SamsdkError
+from samsdk.certificates import complete, find_certificate, keep_certificate
+from samsdk.environment import describe_environment, installation_problems
+from samsdk.errors import BundleError, SamsdkError
 from samsdk.golden import measure_parity
 from samsdk.predictor import Predictor
 
 
-def examine(bundle: Bundle, *, device: str | None = None) -> dict[str, Any]:
+def examine(bundle: Bundle, *, device: str | None = None, certify: bool = False) -> dict[str, Any]:
     """Replay a bundle's golden prompts on the devices of this process.
 
     Args:
         bundle: an opened bundle, whose files were thereby checked.
         device: the only one to examine, see `samsdk.load`; None examines all that are there.
+        certify: keep what passes as this device's certificates, so that the runtime accepts it.
 
     Returns:
-        `passed`, the bundle's identity, the environment, and `checks`: one entry per tier and device with `passed`,
-        `detail` and, where it ran, the measurements as `parity`.
+        `passed`, the bundle's identity, the environment, `problems` of the installation, and `checks`: one entry per
+        tier and device that the tier has a plan for, with `passed`, `certified` (the runtime accepts it), `detail` and,
+        where it ran, the measurements as `parity`.
+
+    Raises:
+        BundleError: no tier has a plan for the device.
+        OutputError: the certificates cannot be kept.
     """
     devices = available_devices() if device is None else [device]
-    checks = [_check(bundle, tier, name) for tier in bundle.manifest.tiers for name in devices]
+    fitting = [(tier, name) for tier in bundle.manifest.tiers for name in devices if _fits(bundle, tier, name)]
+    checks = [_check(bundle, tier, name, certify) for tier, name in fitting]
+    if not checks:
+        raise BundleError(f"bundle {bundle.manifest.name!r} has no plan for {device}; nothing was examined")
+    problems = installation_problems()
     return {
-        "passed": all(check["passed"] for check in checks),
+        "passed": not problems and all(check["passed"] for check in checks),
         "bundle": bundle.identity,
         "path": str(bundle.path),
         "environment": describe_environment(),
+        "problems": problems,
         "checks": checks,
     }
 
 
-def _check(bundle: Bundle, tier: str, device: str) -> dict[str, Any]:
+def _fits(bundle: Bundle, tier: str, device: str) -> bool:
     try:
-        parity = measure_parity(Predictor(bundle, device=device, tier=tier))
+        bundle.manifest.plan(tier, backend_name(device), gpu_target(device))
+    except BundleError:
+        return False
+    except SamsdkError:
+        # The device is not there: that is a finding, for `_check` to report.
+        return True
+    return True
+
+
+def _check(bundle: Bundle, tier: str, device: str, certify: bool) -> dict[str, Any]:
+    check: dict[str, Any] = {"tier": tier, "device": device, "passed": False, "certified": False}
+    try:
+        backend = backend_name(device)
+        # No compiled graph of an earlier process: what is measured is what is in the bundle.
+        predictor = Predictor(bundle, device=device, tier=tier, options=BackendOptions(), uncertified=backend)
+        parity = measure_parity(predictor)
     except SamsdkError as error:
-        return {"tier": tier, "device": device, "passed": False, "detail": str(error)}
+        return {**check, "detail": str(error)}
+    plan, engine = predictor.engines.plan, engine_name(backend)
+    if certify:
+        keep_certificate(bundle, tier, backend, complete(bundle, plan, engine, parity.to_dict()))
     detail = (
         f"{parity.cases} golden prompts, largest logit difference {parity.max_logit_difference:.1e}, "
         f"mean mask IoU {parity.mean_mask_iou:.6f}"
     )
-    return {"tier": tier, "device": device, "passed": parity.passed, "detail": detail, "parity": parity.to_dict()}
+    try:
+        find_certificate(bundle, tier, backend, plan, engine)
+    except BundleError as error:
+        detail = f"{detail}; the runtime refuses it: {error}"
+    else:
+        check["certified"] = True
+    return {**check, "passed": parity.passed, "detail": detail, "parity": parity.to_dict()}

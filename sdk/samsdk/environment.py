@@ -21,6 +21,7 @@ def describe_environment() -> dict[str, Any]:
         "onnxruntime": onnxruntime.__version__,
         "providers": onnxruntime.get_available_providers(),
         "openvino": _version("openvino"),
+        "tensorrt_rtx": _version("tensorrt-rtx"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -32,6 +33,18 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def installation_problems() -> list[str]:
+    """What is wrong with how samsdk's engines are installed, each with the commands that repair it."""
+    both = _version("onnxruntime") and _version("onnxruntime-gpu")
+    if not both:
+        return []
+    return [
+        "onnxruntime and onnxruntime-gpu are both installed: they share their files, and whichever came last overwrote "
+        "the other. Keep one: `pip uninstall -y onnxruntime onnxruntime-gpu`, then for an NVIDIA GPU `pip install "
+        "onnxruntime-gpu`, else `pip install onnxruntime`"
+    ]
 
 
 def peak_memory_mb() -> float | None:

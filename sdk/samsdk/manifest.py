@@ -8,6 +8,7 @@ from typing import Any, Final
 from samsdk.errors import BundleError
 from samsdk.intensity import INTENSITY_RULES, NORMALISATION_RULES
 from samsdk.prompts import PROMPT_KINDS
+from samsdk.tiers import Plan, TierReader
 from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, Preprocessing
 from samsdk.zoom import Zoom
 
@@ -15,15 +16,6 @@ FORMAT: Final = 1
 TASKS: Final = ("promptable",)
 MASK_PROMPTS: Final = ("logits",)
 _MEASUREMENTS: Final = ("max_logit_difference", "mean_mask_iou")
-
-
-@dataclass(frozen=True)
-class Tier:
-    """One precision plan that export measured: which graph files make it up, and a word on their precision."""
-
-    encoder: str
-    decoder: str
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Manifest:
         zoom: how close a second look at the object should be; None where the model recommends none.
         classes: id to name, for semantic bundles.
         files: path within the bundle to {"sha256", "size"}.
-        tiers: name to `Tier`.
+        tiers: name to plans, see `samsdk.tiers`.
         parity: the certificate: tier, then backend, then its measurements and `passed`.
     """
 
@@ -64,26 +56,29 @@ class Manifest:
     licence: dict[str, Any]
     lineage: dict[str, Any]
     files: dict[str, dict[str, Any]]
-    tiers: dict[str, Tier]
+    tiers: dict[str, tuple[Plan, ...]]
     parity: dict[str, dict[str, Any]]
     accuracy: dict[str, Any]
 
-    def plan(self, tier: str) -> Tier:
-        """The files of a tier; `BundleError` when there is none of this name."""
+    def plan(self, tier: str, backend: str, target: str | None = None) -> Plan:
+        """How a backend runs a tier.
+
+        Args:
+            tier: e.g. `exact`.
+            backend: e.g. `onnxruntime-cpu`, `openvino`.
+            target: generation of the GPU, e.g. `sm86`, where the backend has one.
+
+        Raises:
+            BundleError: there is no such tier, or it has no plan for this backend.
+        """
         if tier not in self.tiers:
             raise BundleError(f"bundle {self.name!r} has no tier {tier!r}; it has: {', '.join(self.tiers)}")
-        return self.tiers[tier]
-
-    def require_certificate(self, tier: str) -> None:
-        """Raise `BundleError` unless the tier exists and passed its certificate on every backend that export tried."""
-        self.plan(tier)
-        certificates = self.parity.get(tier, {})
-        failed = [backend for backend, measured in certificates.items() if measured.get("passed") is not True]
-        if not certificates or failed:
-            why = f"failed it on {', '.join(failed)}" if failed else "has none"
-            raise BundleError(
-                f"tier {tier!r} of bundle {self.name!r} needs a passed parity certificate and {why}; export it again"
-            )
+        for plan in self.tiers[tier]:
+            if plan.runs_on(backend, target):
+                return plan
+        offered = ", ".join(" ".join((*plan.engines, *plan.targets)) for plan in self.tiers[tier])
+        wanted = backend if target is None else f"{backend} on {target}"
+        raise BundleError(f"tier {tier!r} of bundle {self.name!r} has no plan for {wanted}; it has: {offered}")
 
 
 def read_manifest(text: bytes) -> Manifest:
@@ -156,19 +151,10 @@ class _Reader:
                 self._problems.append(f"files.{name} leads out of the bundle")
         return files
 
-    def _tiers(self, files: Mapping[str, Any]) -> dict[str, Tier]:
-        tiers = {}
-        for name in self._get("tiers", dict) or {}:
-            encoder = self._get(f"tiers.{name}.encoder", str)
-            decoder = self._get(f"tiers.{name}.decoder", str)
-            tiers[name] = Tier(encoder, decoder, self._get(f"tiers.{name}.precision", str))
-            self._problems += [
-                f"tiers.{name} names {file}, which files lacks"
-                for file in (encoder, decoder)
-                if file is not None and file not in files
-            ]
-        if not tiers:
-            self._problems.append("tiers names no tier")
+    def _tiers(self, files: Mapping[str, Any]) -> dict[str, tuple[Plan, ...]]:
+        reader = TierReader(files)
+        tiers = reader.tiers(self._get("tiers", dict) or {})
+        self._problems += reader.problems
         return tiers
 
     def _kinds(self, path: str) -> tuple[str, ...]:

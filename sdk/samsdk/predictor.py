@@ -9,10 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samsdk.backends import Backend, open_backend
 from samsdk.backends.onnxruntime import Providers
+from samsdk.backends.options import BackendOptions
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
+from samsdk.engines import Engines, open_engines
 from samsdk.errors import BackendError, BundleError, ImageNotSetError, PromptError
 from samsdk.io.images import as_array
 from samsdk.masks import upsample_logits, upsample_region
@@ -35,13 +36,14 @@ class Predictor:
     Args:
         bundle: an opened bundle.
         device: see `load`.
-        threads: see `load`.
         tier: see `load`.
-        require_certificate: False only where the certificate is being made.
+        options: settings of the engine.
+        uncertified: see `load`.
 
     Raises:
-        BundleError: the tier is not there or not certified.
+        BundleError: the tier is not there, not for this device, or not certified.
         BackendError: the device was asked for by name and is not there.
+        MissingExtraError: the device needs an extra that is not installed.
     """
 
     def __init__(
@@ -49,18 +51,15 @@ class Predictor:
         bundle: Bundle,
         *,
         device: str | Providers = "auto",
-        threads: int | None = None,
         tier: str | None = None,
-        require_certificate: bool = True,
+        options: BackendOptions = BackendOptions(),  # noqa: B008 (frozen)
+        uncertified: str | None = None,
     ) -> None:
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.tier = tier or DEFAULT_TIER
-        if require_certificate:
-            self.manifest.require_certificate(self.tier)
-        plan = self.manifest.plan(self.tier)
-        self._encoder: Backend = open_backend(bundle.read(plan.encoder), device, threads)
-        self._decoder: Backend = open_backend(bundle.read(plan.decoder), device, threads)
+        self._engines = open_engines(bundle, device, self.tier, options, uncertified)
+        self._encoder, self._decoder = self._engines.encoder, self._engines.decoder
         self._identity = bundle.identity
         self.mask_threshold = self.manifest.mask_threshold
         self._recent = RecentEmbeddings()
@@ -70,6 +69,19 @@ class Predictor:
     def provider(self) -> str:
         """The execution provider that really runs the decoder."""
         return self._decoder.provider
+
+    @property
+    def engines(self) -> Engines:
+        """What the bundle's tier was loaded as: backend, plan and certificate."""
+        return self._engines
+
+    def warm_up(self) -> None:
+        """Run each graph once on nothing, so that what engines put off (memory, kernels) does not delay a user."""
+        side = self.manifest.preprocessing.input_size
+        embedding = self.encode(np.zeros((side, side), np.uint8))
+        kind = "points" if "points" in self.manifest.trained_kinds else "box"
+        prompt = Prompt(points=[(0, 0)]) if kind == "points" else Prompt(box=(0, 0, side, side))
+        self.decode_batch(embedding, [prompt])
 
     def encode(self, image: object, *, window: Window | None = None) -> Embedding:
         """Run the encoder on one image, or on a part of it.

@@ -1,14 +1,21 @@
 """Inference backends: one small protocol, one file for each engine."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.backends.onnxruntime import OnnxRuntimeBackend, Providers, has_cuda
-from samsdk.backends.openvino import OpenVinoBackend, is_installed
+from samsdk.backends import openvino, tensorrt
+from samsdk.backends.onnxruntime import VERSION, OnnxRuntimeBackend, Providers, choose_providers, has_cuda
+from samsdk.backends.openvino import OpenVinoBackend
+from samsdk.backends.options import BackendOptions
+from samsdk.backends.tensorrt import TensorRtBackend
 from samsdk.errors import BackendError
+from samsdk.tiers import Graph
+
+DEVICES: Final = ("cpu", "cuda", "openvino", "tensorrt")
 
 
 class Backend(Protocol):
@@ -32,26 +39,68 @@ class Backend(Protocol):
         """
 
 
-def open_backend(graph: bytes, device: str | Providers, threads: int | None = None) -> Backend:
+def open_graph(content: bytes, graph: Graph, device: str | Providers, options: BackendOptions) -> Backend:
     """Load a graph into the engine that a device stands for.
 
     Args:
-        graph: the ONNX file's bytes.
-        device: `openvino`, or what ONNX Runtime runs: `auto`, `cpu`, `cuda` or a provider list.
-        threads: threads of one call on the CPU; None leaves it to the engine.
+        content: the file's bytes.
+        graph: how it is to be run.
+        device: one of `DEVICES`, or a list of ONNX Runtime providers.
+        options: for the engine.
 
     Raises:
-        BackendError: the device is unknown, or was asked for by name and is not there; or the graph is none.
+        BackendError: the device is unknown or not there, or the engine cannot load the graph.
         MissingExtraError: the device's engine is not installed.
     """
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise BackendError(f"threads must be a whole number of at least 1, got {threads!r}")
-    if isinstance(device, str) and device == "openvino":
-        return OpenVinoBackend(graph, threads)
-    return OnnxRuntimeBackend(graph, device, threads)
+    if device == "openvino":
+        return OpenVinoBackend(content, graph, options)
+    if device == "tensorrt":
+        return TensorRtBackend(content)
+    return OnnxRuntimeBackend(content, device, options)
+
+
+def backend_name(device: str | Providers) -> str:
+    """The name under which certificates know a device: engine and, for ONNX Runtime, what it runs on.
+
+    Raises:
+        BackendError: the device is unknown, or not there.
+        MissingExtraError: the device's engine is not installed.
+    """
+    if device == "openvino":
+        openvino.require()
+        return "openvino"
+    if device == "tensorrt":
+        tensorrt.require()
+        return "tensorrt"
+    first = choose_providers(device)[0]
+    name = first if isinstance(first, str) else first[0]
+    return f"onnxruntime-{name.removesuffix('ExecutionProvider').lower()}"
+
+
+def engine_name(backend: str) -> str:
+    """Name and version of the engine behind a backend: a certificate of a device holds for this very one."""
+    engine = backend.split("-")[0]
+    if engine == "onnxruntime":
+        return f"onnxruntime {VERSION}"
+    for distribution in {"openvino": ("openvino",), "tensorrt": ("tensorrt-rtx", "tensorrt")}[engine]:
+        try:
+            return f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            continue
+    raise BackendError(f"{engine} is installed without its metadata; its version is unknown")
+
+
+def gpu_target(device: str | Providers) -> str | None:
+    """The GPU generation that engines have to be built for, e.g. `sm86`; None where files run on any."""
+    return tensorrt.compute_capability() if device == "tensorrt" else None
 
 
 def available_devices() -> list[str]:
     """The devices, each by its own name, that this process can be expected to run on."""
-    present = {"cpu": True, "cuda": has_cuda(), "openvino": is_installed()}
-    return [device for device, there in present.items() if there]
+    present = {
+        "cpu": True,
+        "cuda": has_cuda(),
+        "openvino": openvino.is_installed(),
+        "tensorrt": tensorrt.is_usable(),
+    }
+    return [device for device in DEVICES if present[device]]

@@ -1,7 +1,6 @@
 """ONNX Runtime, the backend that is always there."""
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,15 +8,17 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from samsdk.backends.options import BackendOptions
 from samsdk.errors import BackendError
 
 logger = logging.getLogger(__name__)
 
+VERSION: Final[str] = onnxruntime.__version__
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
-DEVICES: Final = ("auto", "cpu", "cuda")
-# Those of other backends, which never get here and are only named to the user.
-_OTHER_DEVICES: Final = ("openvino",)
+_DEVICES: Final = ("cpu", "cuda")
+# Those of other backends and `auto`, which never get here and are only named to the user.
+_OTHER_DEVICES: Final = ("openvino", "tensorrt", "auto")
 
 # A provider list as ONNX Runtime takes it: names, or (name, options).
 Providers = Sequence[str | tuple[str, dict[str, Any]]]
@@ -31,26 +32,23 @@ class OnnxRuntimeBackend:
 
     Args:
         graph: the ONNX file's bytes.
-        device: `auto` (CUDA when this onnxruntime has it, else the CPU), `cpu`, `cuda`, or a provider list.
-        threads: threads of one call on the CPU; None leaves it to ONNX Runtime.
+        device: `cpu`, `cuda`, or a provider list.
+        options: `threads` for the CPU, `gpu_memory_mb` for CUDA.
 
     Raises:
-        BackendError: the device is unknown, or was asked for by name and is not there.
+        BackendError: the device is unknown or not there, or the graph is none.
     """
 
-    def __init__(self, graph: bytes, device: str | Providers, threads: int | None = None) -> None:
-        wanted = choose_providers(device)
-        self._session = _open(graph, wanted, threads)
+    def __init__(self, graph: bytes, device: str | Providers, options: BackendOptions) -> None:
+        wanted = choose_providers(device, options.gpu_memory_mb)
+        self._session = _open(graph, wanted, options.threads)
         self.provider: str = self._session.get_providers()[0]
         first = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
         if self.provider != first:
             # ONNX Runtime falls back on its own when a provider's libraries do not load, and only logs it.
-            text = (
-                f"{first} could not be started (see ONNX Runtime's log), {self.provider} would run instead; " + _REPAIR
+            raise BackendError(
+                f"{first} could not be started (see ONNX Runtime's log), {self.provider} would run instead; {_REPAIR}"
             )
-            if device != "auto":
-                raise BackendError(text)
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
         self._outputs = [output.name for output in self._session.get_outputs()]
         logger.info("graph with outputs %s runs on %s", self._outputs, self.provider)
 
@@ -68,17 +66,20 @@ _REPAIR: Final = (
 )
 
 
-def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str, Any]]]:
+def choose_providers(
+    device: str | Providers, gpu_memory_mb: int | None = None
+) -> list[str | tuple[str, dict[str, Any]]]:
     """The provider list for a device.
 
     Args:
         device: see `OnnxRuntimeBackend`.
+        gpu_memory_mb: see `BackendOptions`.
 
     Raises:
         BackendError: the device is unknown, or this onnxruntime lacks it.
     """
     available = onnxruntime.get_available_providers()
-    known = ", ".join(DEVICES + _OTHER_DEVICES)
+    known = ", ".join(_DEVICES + _OTHER_DEVICES)
     unknown = f"unknown device {device!r}, expected one of: {known}, or a list of: {', '.join(available)}"
     if not isinstance(device, str):
         try:
@@ -92,13 +93,14 @@ def choose_providers(device: str | Providers) -> list[str | tuple[str, dict[str,
         if lacking:
             raise BackendError(f"this onnxruntime has no {', '.join(lacking)}; it has: {', '.join(available)}")
         return wanted
-    if device not in DEVICES:
+    if device not in _DEVICES:
         raise BackendError(unknown)
-    if device == "cuda" and CUDA not in available:
-        raise BackendError(f"device 'cuda' needs {CUDA}, this onnxruntime has: {', '.join(available)}; {_REPAIR}")
-    if device == "cpu" or CUDA not in available:
+    if device == "cpu":
         return [CPU]
-    return [(CUDA, dict(_CUDA_OPTIONS)), CPU]
+    if CUDA not in available:
+        raise BackendError(f"device 'cuda' needs {CUDA}, this onnxruntime has: {', '.join(available)}; {_REPAIR}")
+    limit = {} if gpu_memory_mb is None else {"gpu_mem_limit": str(gpu_memory_mb * 10**6)}
+    return [(CUDA, {**_CUDA_OPTIONS, **limit}), CPU]
 
 
 def has_cuda() -> bool:

@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from samsdk.backends.options import BackendOptions
 from samsdk.errors import BackendError, MissingExtraError
+from samsdk.tiers import Graph
 
 logger = logging.getLogger(__name__)
 
@@ -23,30 +25,41 @@ _OPTIONS: Final = {
     # Every process pins its threads from the first core on, so that two of them would share it beside idle ones.
     "ENABLE_CPU_PINNING": False,
 }
+_TYPES: Final = {"bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenVinoBackend:
-    """One graph in OpenVINO, in full precision.
+    """One graph in OpenVINO, in the precision of the plan.
 
     Args:
-        graph: the ONNX file's bytes.
-        threads: threads of one call; None leaves it to OpenVINO.
+        content: the ONNX file's bytes.
+        graph: the layers that compute in lower precision, and in which.
+        options: `threads`, `cache`.
 
     Raises:
         MissingExtraError: openvino is not installed.
-        BackendError: OpenVINO cannot load the graph.
+        BackendError: OpenVINO cannot load the graph, or it has no layers of the plan's names.
     """
 
-    def __init__(self, graph: bytes, threads: int | None = None) -> None:
-        openvino = _import_openvino()
-        options = _OPTIONS if threads is None else {**_OPTIONS, "INFERENCE_NUM_THREADS": threads}
+    def __init__(self, content: bytes, graph: Graph, options: BackendOptions) -> None:
+        openvino = require()
+        settings: dict[str, Any] = dict(_OPTIONS)
+        if options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.cache is not None:
+            settings["CACHE_DIR"] = str(options.cache)
         try:
             core = openvino.Core()
-            model = core.read_model(graph)
+            model = core.read_model(content)
+            _fix_batch(model)
+            if graph.lowered:
+                _lower(openvino, model, graph)
             # Before it is compiled: that merges the names of tensors which are the same.
             self._outputs: list[str] = [output.any_name for output in model.outputs]
             self._inputs: dict[str, Any] = {port.any_name: port.element_type.to_dtype() for port in model.inputs}
-            self._compiled = core.compile_model(model, "CPU", options)
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except BackendError:
+            raise
         except Exception as error:  # OpenVINO raises RuntimeError, and others from its bindings
             raise BackendError(f"OpenVINO cannot load the graph: {error}") from error
         # A request runs one call at a time: as many are made as calls ever overlapped.
@@ -82,6 +95,38 @@ class OpenVinoBackend:
         return {name: np.ascontiguousarray(feeds[name]) for name in self._inputs}
 
 
+def _fix_batch(model: Any) -> None:
+    """Make an encoder's batch size 1, which is what `encode` asks for: OpenVINO plans fixed shapes better."""
+    if [port.any_name for port in model.inputs] == ["image"]:
+        model.reshape([1, *(dimension.get_length() for dimension in list(model.inputs[0].partial_shape)[1:])])
+
+
+def _lower(openvino: ModuleType, model: Any, graph: Graph) -> None:
+    """Let the plan's layers compute in lower precision, by conversions around them, which OpenVINO respects.
+
+    Left to a hint, it would lower everything, the sums of residual branches included, which costs most of the accuracy
+    and hardly any time.
+    """
+    kind = _TYPES[graph.precision]
+    convert = importlib.import_module("openvino.opset13").convert
+    layers = {layer.get_friendly_name(): layer for layer in model.get_ops()}
+    missing = [name for name in graph.lowered if name not in layers]
+    if missing:
+        raise BackendError(
+            f"this OpenVINO ({openvino.__version__}) names layers differently: {len(missing)} of {len(graph.lowered)} "
+            f"that the plan names are not there, e.g. {missing[0]}; install the version that the certificate names"
+        )
+    for name in graph.lowered:
+        layer = layers[name]
+        users = list(layer.output(0).get_target_inputs())
+        for port in layer.inputs():
+            port.replace_source_output(convert(port.get_source_output(), kind).output(0))
+        layer.validate_and_infer_types()
+        back = convert(layer, "f32").output(0)
+        for user in users:
+            user.replace_source_output(back)
+
+
 def is_installed() -> bool:
     """Whether openvino can be found; it is not imported, which takes a good half second."""
     try:
@@ -90,7 +135,12 @@ def is_installed() -> bool:
         return False
 
 
-def _import_openvino() -> ModuleType:
+def require() -> ModuleType:
+    """The module, imported without its telemetry.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
     # `import openvino` alone reports to Google Analytics and writes an identifier to ~/intel, unasked. Without the
     # package that does it, OpenVINO uses a stub of its own. A process that imported it before has decided for itself.
     hide = _TELEMETRY not in sys.modules

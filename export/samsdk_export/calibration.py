@@ -1,0 +1,84 @@
+"""Calibration sets: labelled images on which a lower precision has to prove that it costs no Dice.
+
+Nothing here needs torch: the parity check measures with it in a process that has the runtime alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samsdk.errors import SamsdkError
+from samsdk_training.data import LISTS, LabelledImage, read_set
+from samsdk_training.evaluation import BOX, Segmenter, evaluate_images, summarise
+
+# One image tells nothing of a set, and a change of a tenth of a point can be seen only over several objects.
+FEWEST_IMAGES = 2
+PROMPTS = {"box": BOX, "points": "1"}
+# Dice by set and kind of prompt.
+Reference = Mapping[str, Mapping[str, float]]
+
+
+class CalibrationError(SamsdkError):
+    """There is nothing to calibrate with, or too little."""
+
+
+@dataclass(frozen=True)
+class CalibrationSets:
+    """Folders of labelled images (see `samsdk_training.data`), and how many of each count.
+
+    Attributes:
+        folders: one a set; their names must differ.
+        images: the first of each list.
+        objects: the first of each image.
+    """
+
+    folders: tuple[Path, ...]
+    images: int = 8
+    objects: int = 3
+
+    def __post_init__(self) -> None:
+        names = [folder.name for folder in self.folders]
+        if not names:
+            raise CalibrationError("a lower precision needs calibration sets: give folders of labelled images")
+        if len(set(names)) < len(names):
+            raise CalibrationError(f"calibration sets need different names, got {', '.join(names)}")
+        if self.images < FEWEST_IMAGES:
+            raise CalibrationError(f"a calibration set needs at least {FEWEST_IMAGES} images, got {self.images}")
+
+    def read(self, folder: Path) -> list[LabelledImage]:
+        """The images of one set, of the first list that it has.
+
+        Raises:
+            CalibrationError: the set holds fewer than two images.
+            DataError: it is no set, or an image or mask is missing.
+        """
+        name = next((name for name in LISTS if (folder / name).is_file()), LISTS[0])
+        images = list(read_set(folder, name, slice(self.images)))
+        if len(images) < FEWEST_IMAGES:
+            raise CalibrationError(
+                f"calibration set {folder} has {len(images)} image(s), at least {FEWEST_IMAGES} are needed"
+            )
+        return images
+
+    def dice(self, predictor: Segmenter, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Mean Dice of a predictor, from the whole image, for each set and kind of prompt (`box`, `points`: one)."""
+        found = {}
+        for folder in self.folders:
+            scores = list(evaluate_images(predictor, self.read(folder), clicks=(1,), max_objects=self.objects))
+            if not scores:
+                raise CalibrationError(f"calibration set {folder} has no object of 30 pixels or more")
+            dice = summarise(scores)["dice"]
+            found[folder.name] = {kind: float(dice[PROMPTS[kind]]) for kind in kinds if kind in PROMPTS}
+        return found
+
+
+def dice_change(measured: Reference, reference: Reference) -> dict[str, dict[str, float]]:
+    """Measured minus reference, by set and kind of prompt."""
+    return {
+        name: {kind: value - reference[name][kind] for kind, value in row.items()} for name, row in measured.items()
+    }
+
+
+def largest_change(change: Reference) -> float:
+    """The largest absolute change over all sets and kinds; 0 where there are none."""
+    return max((abs(value) for row in change.values() for value in row.values()), default=0.0)
