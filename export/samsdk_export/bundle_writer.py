@@ -1,14 +1,16 @@
 """Writing a bundle: everything into a staging folder, proved there, then renamed into place."""
 
-import hashlib
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from samsdk.bundle import GOLDEN, MANIFEST
 from samsdk.errors import OutputError
@@ -16,11 +18,11 @@ from samsdk.golden import write_golden
 from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import FORMAT
-from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference
+from samsdk_export.calibration import CalibrationSets, Reference
 from samsdk_export.goldens import golden_answers, golden_images
 from samsdk_export.model_card import CARD, model_card
 from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder
-from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
+from samsdk_export.tier_writer import Progress, TierRequest, add_tiers, file_entry
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 from samsdk_training.torch_predictor import TorchPredictor
@@ -36,8 +38,7 @@ def write_bundle(
     *,
     name: str,
     bundle_version: str = "1",
-    tiers: Sequence[str] = (),
-    calibration: CalibrationSets | None = None,
+    request: TierRequest = TierRequest(),  # noqa: B008 (frozen)
     accuracy: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -49,9 +50,7 @@ def write_bundle(
             end; anything else that is there is left alone.
         name: the model's name.
         bundle_version: of this bundle.
-        tiers: in lower precision, `balanced` and `fast`, beside `exact`. One for which no layer may be lowered within
-            its bound is left out, with a line of progress.
-        calibration: labelled sets, which lower precision needs, and on which every tier's Dice is then measured.
+        request: tiers and engines beside full precision on ONNX Runtime and OpenVINO.
         accuracy: what `samsdk evaluate --json` measured with these weights, for manifest and model card.
         progress: called with a line before each step.
 
@@ -61,20 +60,17 @@ def write_bundle(
     Raises:
         ExportError: a graph breaks the contract.
         ParityError: the bundle does not compute what the checkpoint computes.
-        CalibrationError: a tier in lower precision was asked for, and there is nothing to calibrate it with.
-        MissingExtraError: such a tier needs OpenVINO, which is not installed.
+        CalibrationError, DataError: the calibration sets cannot be used.
+        MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX, which is not installed.
         OutputError: the destination cannot be written, or is something else than a bundle.
     """
-    if tiers and calibration is None:
-        raise CalibrationError(f"tiers {', '.join(tiers)} need calibration sets: folders of labelled images")
-    plans = TierRequest(tuple(tiers), calibration)
     # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
     target = Path(destination).resolve()
     _refuse_other_things(target)
     about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
     if target.suffix != BUNDLE_SUFFIX:
         with atomic_folder(target) as staging:
-            _fill(staging, checkpoint, about, plans, progress)
+            _fill(staging, checkpoint, about, request, progress)
             progress("moving the bundle into place")
         return target
     try:
@@ -83,12 +79,12 @@ def write_bundle(
         raise OutputError(f"cannot write a bundle to {target}: {error}") from error
     # Proved as a folder, then packed: the parity check reads the very files that go into the zip.
     with atomic_write(target) as packed, tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), checkpoint, about, plans, progress)
+        _fill(Path(folder), checkpoint, about, request, progress)
         progress("moving the bundle into place")
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for file in sorted(Path(folder).iterdir()):
+            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 # A fixed date and mode, so that the same checkpoint gives the same file.
-                member = zipfile.ZipInfo(file.name)
+                member = zipfile.ZipInfo(file.relative_to(folder).as_posix())
                 member.external_attr = 0o644 << 16
                 archive.writestr(member, file.read_bytes())
     return target
@@ -144,14 +140,30 @@ def _fill(
     (staging / GOLDEN).write_bytes(write_golden(images, *golden_answers(model, preprocessing, images)))
     manifest = {**_manifest(checkpoint, model), **about}
     (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
-    manifest["files"] = {file.name: _entry(file) for file in sorted(staging.iterdir())}
+    manifest["files"] = {file.name: file_entry(file) for file in sorted(staging.iterdir())}
     add_tiers(staging / MANIFEST, manifest, request, _reference(checkpoint, model, request.calibration), progress)
 
 
 def _reference(checkpoint: Checkpoint, model: Sam, sets: CalibrationSets | None) -> Reference | None:
     if sets is None:
         return None
+    # With torch, so that no graph of ours is its own judge.
     return sets.dice(TorchPredictor(model, checkpoint.preprocessing), checkpoint.prompts["trained"])
+
+
+def count_flops(model: Sam) -> dict[str, int]:
+    """Floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points); 2 a multiplication.
+
+    As PyTorch counts them: convolutions and matrix products, of the model as trained.
+    """
+    side = model.image_size
+    points = torch.full((1, 2, 2), side / 2), torch.ones(1, 2)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as encoder:
+            embeddings = model.encode(torch.zeros(1, 3, side, side))
+        with FlopCounterMode(display=False) as decoder:
+            model.decode(embeddings, points=points)
+    return {"encoder": encoder.get_total_flops(), "decoder": decoder.get_total_flops()}
 
 
 def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
@@ -172,6 +184,7 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
             "multimask_outputs": decoder.num_mask_tokens - 1,
         },
         "classes": dict(checkpoint.classes),
+        "flops": count_flops(model),
         "licence": dict(checkpoint.licence),
         "lineage": {
             **checkpoint.lineage,
@@ -195,8 +208,3 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
         "parity": {},
         "accuracy": {},
     }
-
-
-def _entry(file: Path) -> dict[str, Any]:
-    content = file.read_bytes()
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}

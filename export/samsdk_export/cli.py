@@ -29,11 +29,35 @@ def add_export(commands: Any) -> None:
     parser.add_argument(
         "--accuracy", type=Path, metavar="FILE", help="what `samsdk evaluate --json` said, for manifest and model card"
     )
+    parser.add_argument(
+        "--tier",
+        action="append",
+        default=[],
+        choices=("balanced", "fast"),
+        help="search a plan in lower precision, too; repeatable; needs --calibrate",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="SET",
+        help="folder of labelled images that lower precision has to prove itself on; repeatable",
+    )
+    parser.add_argument("--calibrate-images", type=int, default=8, metavar="N", help="the first N of each set")
+    parser.add_argument(
+        "--tensorrt",
+        default="",
+        metavar="TARGETS",
+        help="build TensorRT-RTX engines, too, e.g. for sm75,sm80,sm86,sm89,sm120; no GPU is needed",
+    )
 
 
 def _run(args: argparse.Namespace) -> Report:
     try:
         from samsdk_export.bundle_writer import write_bundle
+        from samsdk_export.calibration import CalibrationSets
+        from samsdk_export.tier_writer import TierRequest
     except ImportError as error:
         raise MissingExtraError(f"samsdk export needs {error.name}: pip install 'samsdk[export]'") from error
     known = args.checkpoint in hub.MODELS and not Path(args.checkpoint).exists()
@@ -42,7 +66,11 @@ def _run(args: argparse.Namespace) -> Report:
     name = args.name or (args.checkpoint if known else Path(args.checkpoint).resolve().name)
     target = args.output or hub.bundle_path(name)
     accuracy = _read_accuracy(args.accuracy) if args.accuracy else None
-    write_bundle(_checkpoint(args.checkpoint, known), target, name=name, accuracy=accuracy, progress=_say)
+    calibration = CalibrationSets(tuple(args.calibrate), args.calibrate_images) if args.calibrate else None
+    targets = tuple(filter(None, args.tensorrt.split(",")))
+    request = TierRequest(tuple(dict.fromkeys(args.tier)), calibration, targets)
+    checkpoint = _checkpoint(args.checkpoint, known)
+    write_bundle(checkpoint, target, name=name, request=request, accuracy=accuracy, progress=_say)
     return Report({"name": name, "bundle": str(target)}, str(target))
 
 

@@ -47,7 +47,7 @@ def certify(
     Raises:
         ParityError: the process failed, or the measurements exceed the bounds.
     """
-    request = {"bundle": str(bundle), "tier": tier, "device": device}
+    request: dict[str, Any] = {"bundle": str(bundle), "tier": tier, "device": device}
     if calibration is not None:
         request |= {
             "folders": [str(folder) for folder in calibration.folders],

@@ -112,7 +112,7 @@ def _macs(layer: Any) -> float:
     outputs = float(np.prod(list(layer.output(0).shape)))
     inputs, weights = (list(layer.input(index).get_shape()) for index in (0, 1))
     if layer.get_type_name() == "MatMul":
-        return outputs * inputs[-2 if layer.get_attributes().get("transpose_a") else -1]
+        return outputs * float(inputs[-2 if layer.get_attributes().get("transpose_a") else -1])
     # A convolution's weights are [out, in, h, w], a grouped one's [groups, out, in, h, w].
     return outputs * float(np.prod(weights[-3:]))
 

@@ -1,7 +1,8 @@
 """Adding tiers to a bundle that is being written: finding their plans, and proving each on every backend at hand."""
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from samsdk.backends import available_devices, backend_name
 from samsdk.bundle import Bundle
 from samsdk.tiers import Plan
-from samsdk_export.calibration import CalibrationSets, Reference
+from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference
+from samsdk_export.onnx_export import ExportError
 from samsdk_export.parity import certify
 from samsdk_export.precision import BACKEND, DEVICE, Probe, find_plan, measure_layers
 
 EXACT = "exact"
+LOWER = ("balanced", "fast")
 Progress = Callable[[str], None]
 
 
@@ -22,12 +25,26 @@ class TierRequest:
     """What export was asked for beside full precision.
 
     Attributes:
-        tiers: some of `balanced` and `fast`.
-        calibration: labelled sets; None only where there are no tiers.
+        tiers: some of `balanced` and `fast`. One for which no layer may be lowered within its bound is left out, with a
+            line of progress.
+        calibration: labelled sets, which lower tiers need; every tier's Dice is then measured on them.
+        targets: GPU generations (`sm86`) to build TensorRT-RTX engines for.
+
+    Raises:
+        ExportError: a tier is unknown.
+        CalibrationError: there are tiers, and nothing to calibrate them with.
     """
 
     tiers: tuple[str, ...] = ()
     calibration: CalibrationSets | None = None
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [tier for tier in self.tiers if tier not in LOWER]
+        if unknown:
+            raise ExportError(f"unknown tiers {', '.join(unknown)}, expected some of: {', '.join(LOWER)}")
+        if self.tiers and self.calibration is None:
+            raise CalibrationError(f"tiers {', '.join(self.tiers)} need calibration sets: folders of labelled images")
 
 
 def add_tiers(
@@ -49,20 +66,37 @@ def add_tiers(
     write_manifest(path, manifest)
     for device in certified_devices():
         _prove(path, manifest, EXACT, device, request.calibration, reference, progress)
-    if not request.tiers or request.calibration is None or reference is None:
+    if request.calibration is not None and reference is not None:
+        _add_lower(path, manifest, request.tiers, request.calibration, reference, progress)
+    if request.targets:
+        from samsdk_export.engine_writer import add_engines
+
+        add_engines(path.parent, manifest, request.targets, progress)
+        write_manifest(path, manifest)
+
+
+def _add_lower(
+    path: Path,
+    manifest: dict[str, Any],
+    tiers: Sequence[str],
+    calibration: CalibrationSets,
+    reference: Reference,
+    progress: Progress,
+) -> None:
+    if not tiers:
         return
     bundle = Bundle.open(path.parent)
     plan = bundle.manifest.plan(EXACT, BACKEND)
-    probe = Probe(bundle, plan, request.calibration, bundle.manifest.trained_kinds)
+    probe = Probe(bundle, plan, calibration, bundle.manifest.trained_kinds)
     layers = measure_layers(bundle, plan, probe, progress)
-    for tier in request.tiers:
-        found = find_plan(bundle, plan, tier, layers, request.calibration, reference, progress)
+    for tier in tiers:
+        found = find_plan(bundle, plan, tier, layers, calibration, reference, progress)
         if found is None:
             progress(f"{tier}: left out, no layer may be lowered within its bound")
             continue
         manifest["tiers"][tier] = [plan_entry(found.plan)]
         write_manifest(path, manifest)
-        _prove(path, manifest, tier, DEVICE, request.calibration, reference, progress)
+        _prove(path, manifest, tier, DEVICE, calibration, reference, progress)
 
 
 def certified_devices() -> list[str]:
@@ -74,6 +108,12 @@ def plan_entry(plan: Plan) -> dict[str, Any]:
     """A plan as the manifest holds it."""
     entry = asdict(plan)
     return {key: value for key, value in entry.items() if value}
+
+
+def file_entry(file: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    content = file.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:

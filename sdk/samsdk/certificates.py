@@ -39,7 +39,8 @@ def find_certificate(bundle: Bundle, tier: str, backend: str, plan: Plan, engine
     kept = read_kept(bundle).get(tier, {}).get(backend)
     reasons = []
     # What was measured on this very device counts more than what the exporting machine measured.
-    for where, certificate in (("measured here", kept), ("of the bundle", shipped)):
+    found: list[tuple[str, Certificate | None]] = [("measured here", kept), ("of the bundle", shipped)]
+    for where, certificate in found:
         if certificate is None:
             continue
         if _holds_for(bundle, plan) != certificate.get("holds_for"):

@@ -265,9 +265,14 @@ def _run_doctor(args: argparse.Namespace) -> Report:
 def _add_bench(commands: Subparsers) -> None:
     parser = add_command(commands, "bench", _run_bench, "time a bundle on this device")
     parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
-    parser.add_argument("--prompts", type=_count, default=1, help="prompts in one decoder call")
-    parser.add_argument("--repeats", type=_count, default=20, help="timed calls of each stage")
-    parser.add_argument("--device", default="auto", help=_DEVICES)
+    parser.add_argument(
+        "--prompts", type=_count, action="append", metavar="N", help="prompts in one decoder call; 1, 4 and 16"
+    )
+    parser.add_argument("--repeats", type=_count, default=20, help="timed turns")
+    parser.add_argument(
+        "--device", action="append", help="cpu, cuda, openvino or tensorrt; repeatable; all that are there"
+    )
+    parser.add_argument("--tier", action="append", help="repeatable; all of the bundle's when left out")
     parser.add_argument("--threads", type=_count, help="threads of one call on the CPU")
 
 
@@ -279,10 +284,23 @@ def _count(text: str) -> int:
 
 def _run_bench(args: argparse.Namespace) -> Report:
     bundle = Bundle.open(hub.resolve_bundle(args.bundle))
-    data = run_bench(bundle, device=args.device, threads=args.threads, repeats=args.repeats, prompts=args.prompts)
-    lines = [f"{data['bundle']}  tier {data['tier']}  {data['provider']}  load {data['load_ms']:.0f} ms"]
-    for stage, ranks in data["ms"].items():
-        lines.append(f"{stage:<11}" + "  ".join(f"{rank} {value:8.2f} ms" for rank, value in ranks.items()))
-    if data["peak_memory_mb"] is not None:
-        lines.append(f"peak memory {data['peak_memory_mb']:.0f} MB")
+    data = run_bench(
+        bundle,
+        devices=args.device,
+        tiers=args.tier,
+        threads=args.threads,
+        repeats=args.repeats,
+        prompts=args.prompts or (1, 4, 16),
+    )
+    lines = [f"{data['bundle']}  matrix product {data['peak_gflops']:.0f} GFLOP/s  p50 / p95 / p99 in ms"]
+    for row in data["systems"]:
+        memory = "" if row["peak_memory_mb"] is None else f"  peak memory {row['peak_memory_mb']:.0f} MB"
+        speed = "" if row["encoder_gflops"] is None else f"  encoder {row['encoder_gflops']:.0f} GFLOP/s"
+        lines.append(
+            f"{row['device']}, tier {row['tier']} ({row['precision']}): cold start {row['cold_start_ms']:.0f} ms  load "
+            f"{row['load_ms']:.0f} ms{memory}{speed}"
+        )
+        for stage, ranks in row["ms"].items():
+            lines.append(f"  {stage:<11}" + " / ".join(f"{value:8.2f}" for value in ranks.values()))
+    lines += [f"left out: {reason}" for reason in data["skipped"]]
     return Report(data, "\n".join(lines))

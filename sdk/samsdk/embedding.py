@@ -44,6 +44,8 @@ class Embedding:
         bundle: identity of the bundle that made it; only the same bundle decodes it.
         provider: the execution provider that ran the encoder.
         timings: milliseconds of `preprocess` and `encode`.
+        on_device: the same tensors in a GPU's memory, where the encoder left them there, for the decoder beside it;
+            not saved.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -51,6 +53,7 @@ class Embedding:
     bundle: str
     provider: str
     timings: Mapping[str, float] = field(default_factory=dict)
+    on_device: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for tensor in self.tensors.values():

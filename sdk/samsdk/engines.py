@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from samsdk.backends import (
     Backend,
-    BackendOptions,
     available_devices,
     backend_name,
     engine_name,
@@ -16,6 +15,7 @@ from samsdk.backends import (
     open_graph,
 )
 from samsdk.backends.onnxruntime import Providers
+from samsdk.backends.options import BackendOptions
 from samsdk.bundle import Bundle
 from samsdk.certificates import find_certificate
 from samsdk.errors import BackendError, BundleError, MissingExtraError

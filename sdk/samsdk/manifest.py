@@ -36,6 +36,7 @@ class Manifest:
         multimask_outputs: number of masks after the single one, for ambiguous prompts.
         zoom: how close a second look at the object should be; None where the model recommends none.
         classes: id to name, for semantic bundles.
+        flops: floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points).
         files: path within the bundle to {"sha256", "size"}.
         tiers: name to plans, see `samsdk.tiers`.
         parity: the certificate: tier, then backend, then its measurements and `passed`.
@@ -53,6 +54,7 @@ class Manifest:
     multimask_outputs: int
     zoom: Zoom | None
     classes: dict[str, str]
+    flops: dict[str, float]
     licence: dict[str, Any]
     lineage: dict[str, Any]
     files: dict[str, dict[str, Any]]
@@ -223,6 +225,7 @@ class _Reader:
             multimask_outputs=self._count("outputs.multimask_outputs"),
             zoom=self._zoom(),
             classes=self._get("classes", dict) or {},
+            flops=dict(self._data.get("flops", {})),
             licence=self._get("licence", dict) or {},
             lineage=self._get("lineage", dict) or {},
             files=files,

@@ -2,15 +2,17 @@
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samsdk.backends.cuda import DeviceArray
 from samsdk.backends.onnxruntime import Providers
 from samsdk.backends.options import BackendOptions
+from samsdk.backends.tensorrt import TensorRtBackend
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
 from samsdk.engines import Engines, open_engines
@@ -24,6 +26,8 @@ from samsdk.transforms import Frame, Window
 from samsdk.zoom import Zoom, segment_zoomed
 
 DEFAULT_TIER: Final = "exact"
+# In one engine call: more only takes more memory, and compiled engines are built for as many.
+MOST_PROMPTS: Final = 64
 
 
 class Predictor:
@@ -103,12 +107,21 @@ class Predictor:
         start = time.perf_counter()
         pixels, frame = self.manifest.preprocessing.apply_image(as_array(image), window)
         prepared = time.perf_counter()
-        tensors = self._encoder.run({"image": pixels})
+        tensors, on_device = self._run_encoder({"image": pixels})
         for name, tensor in tensors.items():
             _check_finite(tensor, name)
         done = time.perf_counter()
         timings = {"preprocess": (prepared - start) * 1e3, "encode": (done - prepared) * 1e3}
-        return Embedding(tensors, frame, self._identity, self._encoder.provider, timings)
+        return Embedding(tensors, frame, self._identity, self._encoder.provider, timings, on_device)
+
+    def _run_encoder(
+        self, feeds: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[dict[str, NDArray[np.float32]], Mapping[str, DeviceArray] | None]:
+        if not isinstance(self._encoder, TensorRtBackend):
+            return self._encoder.run(feeds), None
+        # The decoder reads them where they are; the copy is for the check, for `save`, and for decoders elsewhere.
+        on_device = self._encoder.run_on_device(feeds)
+        return {name: array.numpy() for name, array in on_device.items()}, on_device
 
     def decode(
         self,
@@ -140,8 +153,8 @@ class Predictor:
     def decode_batch(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool = False) -> list[Result]:
         """Segment what each of many prompts points at.
 
-        Prompts with the same number of points and box corners share one engine call. They are not padded to a common
-        number: a padding token takes part in attention and would change the mask.
+        Prompts with the same number of points and box corners share engine calls of up to 64 prompts. They are not
+        padded to a common number: a padding token takes part in attention and would change the mask.
 
         Args:
             embedding: what `encode` returned.
@@ -165,7 +178,8 @@ class Predictor:
         for index, feeds in enumerate(inputs):
             groups.setdefault(len(feeds.point_labels), []).append(index)
         results: dict[int, Result] = {}
-        for members in groups.values():
+        shared = groups.values()
+        for members in (group[at : at + MOST_PROMPTS] for group in shared for at in range(0, len(group), MOST_PROMPTS)):
             answers = self._run_decoder(embedding, [inputs[index] for index in members], multimask)
             results.update(zip(members, answers, strict=True))
         return [results[index] for index in range(len(prompts))]
@@ -184,9 +198,10 @@ class Predictor:
 
     def _run_decoder(self, embedding: Embedding, inputs: Sequence[DecoderInputs], multimask: bool) -> list[Result]:
         start = time.perf_counter()
+        beside = isinstance(self._decoder, TensorRtBackend) and embedding.on_device
         outputs = self._decoder.run(
             {
-                **embedding.tensors,
+                **(beside or embedding.tensors),
                 "point_coords": np.stack([feeds.point_coords for feeds in inputs]),
                 "point_labels": np.stack([feeds.point_labels for feeds in inputs]),
                 "mask_input": np.stack([feeds.mask_input for feeds in inputs])[:, None],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,11 @@ class Backend(Protocol):
     def provider(self) -> str:
         """The execution provider that really runs the graph, e.g. `CPUExecutionProvider`."""
 
-    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
         """Run the graph. Safe to call from several threads at once.
 
         Args:
-            feeds: input name to array.
+            feeds: input name to NumPy array; TensorRT takes arrays on the GPU, too.
 
         Returns:
             Output name to array.
