@@ -38,12 +38,11 @@ def _start(request: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]],
     images, _, cases = read_golden(bundle)
     # What its users will do: a model that knows points gets a point.
     kind = "points" if "points" in bundle.manifest.trained_kinds else "box"
-    case = next((case for case in cases if list(case.prompt)[0] == kind), cases[0])
+    case = next((case for case in cases if next(iter(case.prompt)) == kind), cases[0])
     image, prompt = images[case.image], golden_prompt(case, cases)
     begun = time.perf_counter()
-    predictor = samsdk.load(
-        request["bundle"], device=request["device"], threads=request["threads"], tier=request["tier"]
-    )
+    how = {name: request[name] for name in ("device", "threads", "tier")}
+    predictor = samsdk.load(request["bundle"], **how)
     load_ms = (time.perf_counter() - begun) * 1e3
     embedding = predictor.encode(image)
     predictor.decode_batch(embedding, [prompt])

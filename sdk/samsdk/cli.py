@@ -269,9 +269,7 @@ def _add_bench(commands: Subparsers) -> None:
         "--prompts", type=_count, action="append", metavar="N", help="prompts in one decoder call; 1, 4 and 16"
     )
     parser.add_argument("--repeats", type=_count, default=20, help="timed turns")
-    parser.add_argument(
-        "--device", action="append", help="cpu, cuda, openvino or tensorrt; repeatable; all that are there"
-    )
+    parser.add_argument("--device", action="append", help="cpu, cuda, openvino, tensorrt; repeatable; all there")
     parser.add_argument("--tier", action="append", help="repeatable; all of the bundle's when left out")
     parser.add_argument("--threads", type=_count, help="threads of one call on the CPU")
 
