@@ -27,7 +27,9 @@ import numpy as np
 import torch
 
 from results import ROOT, write_result
-from samsdk.backends import Backend, open_backend
+from samsdk.backends import Backend, open_graph
+from samsdk.backends.options import BackendOptions
+from samsdk.tiers import Graph
 from samsdk_export.onnx_export import export_decoder, export_encoder
 from samsdk_training.loop import LoopConfig
 from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
@@ -70,10 +72,13 @@ def engines(config: SamConfig, device: str) -> dict[str, tuple[Backend, dict[str
     }
     return {
         "encoder": (
-            open_backend(export_encoder(model), device, None),
+            open_graph(export_encoder(model), Graph("encoder.onnx", "float32"), device, BackendOptions()),
             {"image": np.ones((1, 3, 256, 256), np.float32)},
         ),
-        "decoder": (open_backend(export_decoder(model), device, None), {**embeddings, **prompt}),
+        "decoder": (
+            open_graph(export_decoder(model), Graph("decoder.onnx", "float32"), device, BackendOptions()),
+            {**embeddings, **prompt},
+        ),
     }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ from samsdk_training.models.tiny_vit import TinyViTConfig
 
 # The labelled images that development uses; never committed, and no test needs them.
 SHARED_DATA = Path(os.environ.get("SAMSDK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache for each test: certificates and compiled graphs of this user must not decide what a test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SAMSDK_CACHE_DIR", str(folder))
+        yield folder
 
 
 def tiny_config() -> SamConfig:

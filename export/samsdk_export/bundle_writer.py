@@ -67,6 +67,7 @@ def write_bundle(
     # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
     target = Path(destination).resolve()
     _refuse_other_things(target)
+    request.require()
     about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
     if target.suffix != BUNDLE_SUFFIX:
         with atomic_folder(target) as staging:

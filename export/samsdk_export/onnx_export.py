@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from samsdk.errors import SamsdkError
 from samsdk_export.absorbed import absorb_projections
+from samsdk_export.channels_last import ChannelsLastMasks
 from samsdk_export.graphs import (
     DECODER_OUTPUTS,
     ENCODER_INPUTS,
@@ -27,6 +28,7 @@ from samsdk_training.models.sam import Sam
 
 # The newest that TensorRT 10.3 (JetPack 6.2) and OpenVINO read as well as ONNX Runtime.
 OPSET = 18
+DECODER_REWRITES = ("absorbed", "channels_last")
 # Operators that keep SAM decoders from building elsewhere (shape tensors, data-dependent shapes, control flow).
 FORBIDDEN_OPERATORS = ("OneHot", "Resize", "NonZero", "Loop", "If", "Scan", "Mod")
 
@@ -43,10 +45,19 @@ def export_encoder(model: Sam) -> bytes:
     return _export(EncoderGraph(model), (example,), ENCODER_INPUTS, embedding_names(model), {"image": {0: batch}})
 
 
-def export_decoder(model: Sam) -> bytes:
-    """The prompt encoder and mask decoder as an ONNX file, number of prompts P and of tokens K dynamic."""
+def export_decoder(model: Sam, rewrites: Sequence[str] = DECODER_REWRITES) -> bytes:
+    """The prompt encoder and mask decoder as an ONNX file, number of prompts P and of tokens K dynamic.
+
+    Args:
+        model: in evaluation mode; it is left as it is.
+        rewrites: some of `DECODER_REWRITES`, all exact; fewer only to measure what they are worth.
+    """
     model = copy.deepcopy(model)
-    absorb_projections(model.mask_decoder)
+    if "absorbed" in rewrites:
+        absorb_projections(model.mask_decoder)
+    if "channels_last" in rewrites:
+        side = next(iter(model.image_encoder.embedding_shapes.values()))[-1]
+        model.mask_decoder = ChannelsLastMasks(model.mask_decoder, side)  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(0)
     prompts, tokens, mask_side = 3, 5, model.prompt_encoder.mask_side
     shapes = model.image_encoder.embedding_shapes

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from samsdk.backends import available_devices, backend_name
+from samsdk.backends.tensorrt_library import import_library
 from samsdk.bundle import Bundle
 from samsdk.tiers import Plan
 from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference
 from samsdk_export.onnx_export import ExportError
 from samsdk_export.parity import certify
 from samsdk_export.precision import BACKEND, DEVICE, Probe, find_plan, measure_layers
+from samsdk_export.tensorrt import plan_engines
 
 EXACT = "exact"
 LOWER = ("balanced", "fast")
@@ -31,7 +33,7 @@ class TierRequest:
         targets: GPU generations (`sm86`) to build TensorRT-RTX engines for.
 
     Raises:
-        ExportError: a tier is unknown.
+        ExportError: a tier or a target is unknown.
         CalibrationError: there are tiers, and nothing to calibrate them with.
     """
 
@@ -45,6 +47,19 @@ class TierRequest:
             raise ExportError(f"unknown tiers {', '.join(unknown)}, expected some of: {', '.join(LOWER)}")
         if self.tiers and self.calibration is None:
             raise CalibrationError(f"tiers {', '.join(self.tiers)} need calibration sets: folders of labelled images")
+        if self.targets:
+            plan_engines(self.targets)
+
+    def require(self) -> None:
+        """Check that what it takes is installed, before an hour's work instead of after it.
+
+        Raises:
+            MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX.
+        """
+        if self.tiers:
+            backend_name(DEVICE)
+        if self.targets:
+            import_library("tensorrt_rtx", "building engines")
 
 
 def add_tiers(
@@ -61,7 +76,7 @@ def add_tiers(
 
     Raises:
         ParityError: a tier is not within its bounds.
-        MissingExtraError: a lower tier needs OpenVINO, which is not installed.
+        MissingExtraError: engines need TensorRT-RTX, lower tiers OpenVINO, which is not installed.
     """
     write_manifest(path, manifest)
     for device in certified_devices():

@@ -9,6 +9,7 @@ result.save("mask.png")
 import os
 import threading
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from numpy.typing import ArrayLike
@@ -88,10 +89,17 @@ def load(
         BackendError: the device was asked for by name and is not there.
         MissingExtraError: the device needs an extra that is not installed.
     """
-    folder = hub.cache_dir() / "compiled" if cache else None
-    options = BackendOptions(threads, gpu_memory_mb, folder)
+    options = BackendOptions(threads, gpu_memory_mb, _compiled_folder() if cache else None)
     bundle = Bundle.open(hub.resolve_bundle(model))
     return Predictor(bundle, device=device, tier=tier, options=options, uncertified=uncertified)
+
+
+def _compiled_folder() -> Path | None:
+    try:
+        return hub.cache_dir() / "compiled"
+    except DownloadError:
+        # A user without a home folder: a bundle that is given by its path runs all the same.
+        return None
 
 
 def segment(

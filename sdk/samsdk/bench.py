@@ -9,8 +9,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from samsdk.backends import available_devices, backend_name, gpu_target
+from samsdk.backends import available_devices, backend_name, engine_name, gpu_target
 from samsdk.bundle import Bundle
+from samsdk.certificates import find_certificate
 from samsdk.environment import describe_environment
 from samsdk.errors import BackendError, BundleError, SamsdkError
 
@@ -52,8 +53,12 @@ def run_bench(
     systems, skipped = _choose(bundle, devices, tiers)
     if not systems:
         raise BundleError("nothing to time: " + "; ".join(skipped))
-    workers = [_Worker(bundle, device, tier, threads, list(prompts)) for device, tier in systems]
+    workers: list[_Worker] = []
     try:
+        for device, tier in systems:
+            workers.append(_Worker(bundle, device, tier, threads, list(prompts)))
+            # One after the other: a cold start beside another one is slower than what a user sees.
+            workers[-1].start()
         for _ in range(repeats + 2):
             for worker in workers:
                 worker.turn()
@@ -95,7 +100,9 @@ def _choose(
     for tier in tiers or bundle.manifest.tiers:
         for device in devices or available_devices():
             try:
-                bundle.manifest.plan(tier, backend_name(device), gpu_target(device))
+                backend = backend_name(device)
+                plan = bundle.manifest.plan(tier, backend, gpu_target(device))
+                find_certificate(bundle, tier, backend, plan, engine_name(backend))
             except SamsdkError as error:
                 if devices is not None:
                     raise
@@ -111,13 +118,17 @@ class _Worker:
     def __init__(self, bundle: Bundle, device: str, tier: str, threads: int | None, prompts: list[int]) -> None:
         self._flops = bundle.manifest.flops
         self._about = {"device": device, "tier": tier}
-        request = {**self._about, "bundle": str(bundle.path), "threads": threads, "prompts": prompts}
+        self._request = {**self._about, "bundle": str(bundle.path), "threads": threads, "prompts": prompts}
+        self._first: dict[str, Any] = {}
         self._turns: list[dict[str, float]] = []
-        started = time.time()
+        self._started = time.time()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "samsdk.bench_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._say(json.dumps({**request, "started": started}))
+
+    def start(self) -> None:
+        """Load the bundle and make the first mask."""
+        self._say(json.dumps({**self._request, "started": self._started}))
         self._first = self._hear()
 
     def turn(self) -> None:
@@ -151,7 +162,10 @@ class _Worker:
 
     def _hear(self) -> dict[str, Any]:
         line = _open(self._process.stdout).readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "the process ended without a word"}
+        try:
+            answer: dict[str, Any] = json.loads(line) if line else {"error": "the process ended without a word"}
+        except ValueError:  # a library that prints
+            answer = {"error": f"the process said {line.strip()!r}"}
         if "error" in answer:
             raise BackendError(f"{self._about['device']}, tier {self._about['tier']}: {answer['error']}")
         return answer

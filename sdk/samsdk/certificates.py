@@ -15,7 +15,7 @@ from typing import Any
 
 from samsdk import hub
 from samsdk.bundle import Bundle
-from samsdk.errors import BundleError, OutputError
+from samsdk.errors import BundleError, DownloadError, OutputError
 from samsdk.io.atomic import atomic_path
 from samsdk.tiers import Plan
 
@@ -43,12 +43,13 @@ def find_certificate(bundle: Bundle, tier: str, backend: str, plan: Plan, engine
     for where, certificate in found:
         if certificate is None:
             continue
+        is_kept = certificate is kept
         if _holds_for(bundle, plan) != certificate.get("holds_for"):
             reasons.append(f"the one {where} is for other files")
         elif certificate.get("passed") is not True:
             reasons.append(f"failed the one {where}")
             break
-        elif certificate is kept and certificate.get("engine") != engine:
+        elif is_kept and certificate.get("engine") != engine:
             reasons.append(f"the one {where} is for {certificate.get('engine')}, this is {engine}")
         else:
             return certificate
@@ -89,10 +90,11 @@ def read_kept(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """The certificates of this bundle that were measured on this device: tier to backend to certificate."""
     try:
         kept = json.loads(_path(bundle).read_bytes())
-    except (OSError, ValueError):
-        # None yet, or a damaged file: then there is no proof, which is what an empty answer says.
+    except (OSError, ValueError, RecursionError, DownloadError):
+        # None yet, a damaged file, or no place for a cache: then there is no proof, which is what an empty answer says.
         return {}
-    valid = isinstance(kept, dict) and all(isinstance(one, dict) for one in kept.values())
+    tiers = list(kept.values()) if isinstance(kept, dict) else [None]
+    valid = all(isinstance(tier, dict) and all(isinstance(one, dict) for one in tier.values()) for tier in tiers)
     return kept if valid else {}
 
 

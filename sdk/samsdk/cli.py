@@ -248,7 +248,9 @@ def _add_doctor(commands: Subparsers) -> None:
     parser.add_argument("bundle", nargs="?", help="bundle or name; the default model when left out")
     parser.add_argument("--device", help=f"{_DEVICES}; all that are there when left out")
     parser.add_argument(
-        "--certify", action="store_true", help="keep what passes, so that the runtime accepts it on this device"
+        "--certify",
+        action="store_true",
+        help="keep what is measured: the runtime then accepts what passed here, and refuses what failed",
     )
 
 

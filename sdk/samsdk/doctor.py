@@ -17,8 +17,9 @@ def examine(bundle: Bundle, *, device: str | None = None, certify: bool = False)
 
     Args:
         bundle: an opened bundle, whose files were thereby checked.
-        device: the only one to examine, see `samsdk.load`; None examines all that are there.
-        certify: keep what passes as this device's certificates, so that the runtime accepts it.
+        device: the only one to examine, see `samsdk.load`; None or `auto` examines all that are there.
+        certify: keep what is measured as this device's certificates: the runtime then accepts what passed, and refuses
+            what failed, whatever the exporting machine found.
 
     Returns:
         `passed`, the bundle's identity, the environment, `problems` of the installation, and `checks`: one entry per
@@ -29,11 +30,13 @@ def examine(bundle: Bundle, *, device: str | None = None, certify: bool = False)
         BundleError: no tier has a plan for the device.
         OutputError: the certificates cannot be kept.
     """
-    devices = available_devices() if device is None else [device]
+    named = None if device == "auto" else device
+    devices = available_devices() if named is None else [named]
     fitting = [(tier, name) for tier in bundle.manifest.tiers for name in devices if _fits(bundle, tier, name)]
     checks = [_check(bundle, tier, name, certify) for tier, name in fitting]
     if not checks:
-        raise BundleError(f"bundle {bundle.manifest.name!r} has no plan for {device}; nothing was examined")
+        where = named or "any device that is here"
+        raise BundleError(f"bundle {bundle.manifest.name!r} has no plan for {where}; nothing was examined")
     problems = installation_problems()
     return {
         "passed": not problems and all(check["passed"] for check in checks),

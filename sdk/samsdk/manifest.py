@@ -189,6 +189,13 @@ class _Reader:
             self._problems.append(f"{path} must be between 0 and 8192, got {value}")
         return int(value or 0)
 
+    def _flops(self) -> dict[str, float]:
+        counts: dict[str, float] = (self._get("flops", dict) if "flops" in self._data else None) or {}
+        for name, count in counts.items():
+            if isinstance(count, bool) or not isinstance(count, (int, float)):
+                self._problems.append(f"flops.{name} must be a number of operations, got {count!r}")
+        return dict(counts)
+
     def _parity(self) -> dict[str, dict[str, Any]]:
         parity: dict[str, dict[str, Any]] = self._get("parity", dict) or {}
         for tier, certificates in parity.items():
@@ -225,7 +232,7 @@ class _Reader:
             multimask_outputs=self._count("outputs.multimask_outputs"),
             zoom=self._zoom(),
             classes=self._get("classes", dict) or {},
-            flops=dict(self._data.get("flops", {})),
+            flops=self._flops(),
             licence=self._get("licence", dict) or {},
             lineage=self._get("lineage", dict) or {},
             files=files,

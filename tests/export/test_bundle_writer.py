@@ -19,12 +19,17 @@ from numpy.typing import NDArray
 
 import samsdk
 from samsdk import BundleError
+from samsdk.backends import openvino
 from samsdk.errors import OutputError
 from samsdk_export import bundle_writer
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_export.onnx_export import OPSET
 from samsdk_export.parity import ParityError
+from samsdk_export.tier_writer import certified_devices
 from samsdk_training.checkpoints import Checkpoint, save_checkpoint
+
+# What an export says before it proves the bundle on each backend for CPUs.
+CHECKS = [f"checking parity of tier exact on {device} in a fresh process" for device in certified_devices()]
 
 
 @pytest.fixture
@@ -55,10 +60,11 @@ def test_the_manifest_is_the_checkpoints(exported_bundle: Path, tiny_checkpoint:
     )
     assert manifest["embedding"] == {"image_embeddings": [32, 16, 16]}
     assert manifest["outputs"] == {"mask_side": 64, "mask_threshold": 0.0, "multimask_outputs": 3}
-    assert manifest["tiers"] == {
-        "exact": {"encoder": "encoder.onnx", "decoder": "decoder.onnx", "precision": "float32"}
-    }
-    assert manifest["parity"]["exact"]["onnxruntime-cpu"]["passed"] is True
+    full = {part: {"file": f"{part}.onnx", "precision": "float32"} for part in ("encoder", "decoder")}
+    assert manifest["tiers"] == {"exact": [{"engines": ["onnxruntime", "openvino"], **full}]}
+    assert list(manifest["parity"]) == ["exact"]
+    certified = {backend: one["passed"] for backend, one in manifest["parity"]["exact"].items()}
+    assert certified == dict.fromkeys(("onnxruntime-cpu", *(["openvino"] if openvino.is_installed() else [])), True)
 
 
 def test_the_manifest_lists_every_file_with_its_hash(exported_bundle: Path) -> None:
@@ -91,7 +97,7 @@ def test_a_zip_bundle_loads_and_two_of_them_are_identical(
         "exporting the encoder",
         "exporting the decoder",
         "asking the torch model the golden prompts",
-        "checking parity in a fresh process",
+        *CHECKS,
         "moving the bundle into place",
     ]
     with zipfile.ZipFile(first) as archive:
@@ -198,8 +204,9 @@ def test_what_is_no_bundle_is_left_alone(
     assert lines == []
 
 
-def wrong_answers(original: Callable[..., Any], *args: Any) -> list[Any]:
-    return [replace(case, low_res_masks=case.low_res_masks + 1e-2) for case in original(*args)]
+def wrong_answers(original: Callable[..., Any], *args: Any) -> tuple[Any, list[Any]]:
+    embeddings, cases = original(*args)
+    return embeddings, [replace(case, low_res_masks=case.low_res_masks + 1e-2) for case in cases]
 
 
 @pytest.mark.usefixtures("quick")
@@ -207,10 +214,10 @@ def wrong_answers(original: Callable[..., Any], *args: Any) -> list[Any]:
 def test_a_failed_parity_check_leaves_no_bundle_and_no_staging(
     tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    original = bundle_writer.golden_cases
-    monkeypatch.setattr(bundle_writer, "golden_cases", lambda *args: wrong_answers(original, *args))
+    original = bundle_writer.golden_answers
+    monkeypatch.setattr(bundle_writer, "golden_answers", lambda *args: wrong_answers(original, *args))
     with pytest.raises(
-        ParityError, match=r"tier 'exact' does not compute what the checkpoint computes: .*passed.: false"
+        ParityError, match=r"tier 'exact' on cpu does not compute what the checkpoint computes: .*passed.: false"
     ):
         write_bundle(tiny_checkpoint, tmp_path / name, name="tiny")
     assert list(tmp_path.iterdir()) == []
@@ -221,11 +228,11 @@ def test_a_failed_export_leaves_the_earlier_bundle(
     tiny_checkpoint: Checkpoint, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tiny_bundle)
-    original = bundle_writer.golden_cases
-    monkeypatch.setattr(bundle_writer, "golden_cases", lambda *args: wrong_answers(original, *args))
+    original = bundle_writer.golden_answers
+    monkeypatch.setattr(bundle_writer, "golden_answers", lambda *args: wrong_answers(original, *args))
     with pytest.raises(ParityError):
         write_bundle(tiny_checkpoint, tiny_bundle, name="second")
-    monkeypatch.setattr(bundle_writer, "golden_cases", original)
+    monkeypatch.setattr(bundle_writer, "golden_answers", original)
     # And when the last step, the renaming, is refused by the system.
     rename = Path.replace
 

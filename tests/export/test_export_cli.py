@@ -7,6 +7,8 @@ import pytest
 import samsdk
 from samsdk import cli
 from samsdk_export import bundle_writer
+from samsdk_export.calibration import CalibrationSets
+from samsdk_export.tier_writer import TierRequest, certified_devices
 from samsdk_training.checkpoints import Checkpoint, save_checkpoint
 
 
@@ -40,7 +42,7 @@ def test_exporting_a_saved_checkpoint_again_gives_the_same_bytes(
         "exporting the encoder",
         "exporting the decoder",
         "asking the torch model the golden prompts",
-        "checking parity in a fresh process",
+        *(f"checking parity of tier exact on {device} in a fresh process" for device in certified_devices()),
         "moving the bundle into place",
     ]
     assert {path.name for path in target.iterdir()} == {path.name for path in exported_bundle.iterdir()}
@@ -97,3 +99,51 @@ def test_a_call_without_a_checkpoint_exits_2(capsys: pytest.CaptureFixture[str])
         run("-o", "somewhere")
     assert stop.value.code == 2
     assert "the following arguments are required: checkpoint" in capsys.readouterr().err
+
+
+def test_tiers_calibration_and_engines_are_asked_for_by_options(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TierRequest] = []
+    monkeypatch.setattr(
+        bundle_writer, "write_bundle", lambda checkpoint, target, *, request, **how: asked.append(request)
+    )
+    target = tmp_path / "bundle"
+    sets = (tmp_path / "one", tmp_path / "two")
+    calibrate = [word for folder in sets for word in ("--calibrate", folder)]
+    assert run(saved, "-o", target) == 0
+    assert run(saved, "-o", target, *calibrate, "--calibrate-images", 4) == 0
+    lower = ("--tier", "fast", "--tier", "balanced", "--tier", "fast")
+    assert run(saved, "-o", target, *lower, *calibrate, "--tensorrt", "sm86,sm75,") == 0
+    assert asked == [
+        TierRequest(),
+        TierRequest((), CalibrationSets(sets, 4), ()),
+        TierRequest(("fast", "balanced"), CalibrationSets(sets, 8), ("sm86", "sm75")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        (("--tier", "fast"), "CalibrationError", "tiers fast need calibration sets: folders of labelled images"),
+        (("--calibrate", "x", "--calibrate", "y/x"), "CalibrationError", "need different names, got x, x"),
+        (("--calibrate", "x", "--calibrate-images", 1), "CalibrationError", "needs at least 2 images, got 1"),
+        (("--calibrate", "absent"), "DataError", "absent has no list.txt"),
+        (("--tensorrt", "sm86,sm99"), "ExportError", "unknown targets ['sm99'], expected some of: sm75, sm80"),
+    ],
+)
+def test_what_cannot_be_added_is_refused(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[Any, ...], kind: str, message: str
+) -> None:
+    assert run(saved, "-o", tmp_path / "bundle", *options, "--json") == 1
+    error = only_object(capsys.readouterr().out)["error"]
+    assert error["type"] == kind
+    assert message in error["message"]
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_unknown_tier_is_a_wrong_call(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(saved, "-o", "x", "--tier", "exact")
+    assert stop.value.code == 2
+    assert "invalid choice: 'exact'" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import torch
 
 from samsdk.golden import golden_prompt
 from samsdk.prompts import PROMPT_KINDS, DecoderInputs, encode_prompt
-from samsdk_export.goldens import golden_cases, golden_images, torch_answer
+from samsdk_export.goldens import golden_answers, golden_images, torch_answer
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 
@@ -28,7 +28,14 @@ def test_the_golden_images_are_upright_square_and_lying() -> None:
 def test_the_golden_prompts_cover_every_kind_and_lie_in_their_images(model: Sam, tiny_checkpoint: Checkpoint) -> None:
     images = golden_images()
     preprocessing = tiny_checkpoint.preprocessing
-    cases = golden_cases(model, preprocessing, images)
+    embeddings, cases = golden_answers(model, preprocessing, images)
+    assert [{name: tensor.shape for name, tensor in one.items()} for one in embeddings] == [
+        {"image_embeddings": (1, 32, 16, 16)}
+    ] * 3
+    for image, one in zip(images, embeddings, strict=True):
+        with torch.inference_mode():
+            expected = model.encode(torch.from_numpy(preprocessing.apply_image(image)[0]))["image_embeddings"]
+        np.testing.assert_array_equal(one["image_embeddings"], expected.numpy())
     prompts = [golden_prompt(case, cases) for case in cases]
     kinds = {prompt.kinds for prompt in prompts}
     assert kinds == {("box",), ("points",), ("mask",), ("points", "box"), ("points", "mask")}

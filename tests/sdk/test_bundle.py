@@ -234,14 +234,15 @@ def test_load_refuses_a_tier_that_is_unknown_or_not_certified(tiny_bundle: Path)
     with pytest.raises(BundleError, match="bundle 'tiny' has no tier 'fast'; it has: exact"):
         samsdk.load(tiny_bundle, tier="fast")
     with pytest.raises(BundleError, match="has no tier 'fast'"):
-        samsdk.Predictor(Bundle.open(tiny_bundle), tier="fast", require_certificate=False)
+        samsdk.Predictor(Bundle.open(tiny_bundle), device="cpu", tier="fast", uncertified="onnxruntime-cpu")
     measured = json.loads((tiny_bundle / "manifest.json").read_bytes())["parity"]["exact"]["onnxruntime-cpu"]
     edit_manifest(tiny_bundle, parity={"exact": {"onnxruntime-cpu": {**measured, "passed": False}}})
-    with pytest.raises(BundleError, match="needs a passed parity certificate and failed it on onnxruntime-cpu"):
-        samsdk.load(tiny_bundle)
+    needed = "tier 'exact' of bundle 'tiny' has no valid parity certificate for onnxruntime-cpu: "
+    with pytest.raises(BundleError, match=needed + "failed the one of the bundle"):
+        samsdk.load(tiny_bundle, device="cpu")
     edit_manifest(tiny_bundle, parity={})
-    with pytest.raises(BundleError, match="needs a passed parity certificate and has none; export it again"):
-        samsdk.load(tiny_bundle)
+    with pytest.raises(BundleError, match=needed + "there is none.*export the bundle again"):
+        samsdk.load(tiny_bundle, device="cpu")
 
 
 def test_the_stamp_changes_with_the_manifest_or_the_zip(tiny_bundle: Path) -> None:

@@ -24,9 +24,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def clean_slate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No kept predictor, no model of the user's own, and no log handler that holds a captured stream."""
-    monkeypatch.setenv("SAMSDK_CACHE_DIR", str(tmp_path / "cache"))
+def clean_slate() -> Iterator[None]:
+    """No kept predictor, and no log handler that holds a captured stream."""
     samsdk._predictors.clear()
     handlers = list(logging.getLogger().handlers)
     yield
@@ -67,7 +66,8 @@ def only_object(out: str) -> dict[str, Any]:
 def test_segment_with_json(
     run: Run, picture: Path, exported_bundle: Path, predictor: samsdk.Predictor, tissue: NDArray[np.uint8]
 ) -> None:
-    code, out, err = run("segment", picture, "--box", "120,100,300,260", "--model", exported_bundle, "--json")
+    how = ("--model", exported_bundle, "--device", "cpu", "--json")
+    code, out, err = run("segment", picture, "--box", "120,100,300,260", *how)
     expected = predictor.segment(tissue, box=BOX)
     data = only_object(out)
     assert (code, err) == (0, "")
@@ -274,8 +274,8 @@ def test_doctor_exits_0_for_a_good_bundle_and_1_for_one_that_computes_something_
     code, out, err = run("doctor", tiny_bundle)
     assert (code, err) == (0, "")
     assert "\npass  tier exact on cpu: 8 golden prompts, " in out
-    images, cases = read_golden(Bundle.open(tiny_bundle))
-    content = write_golden(images, [replace(case, low_res_masks=case.low_res_masks + 1e-2) for case in cases])
+    images, samples, cases = read_golden(Bundle.open(tiny_bundle))
+    content = write_golden(images, samples, [replace(case, low_res_masks=case.low_res_masks + 1e-2) for case in cases])
     (tiny_bundle / "golden.npz").write_bytes(content)
     manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
     manifest["files"]["golden.npz"]["sha256"] = hashlib.sha256(content).hexdigest()
@@ -288,15 +288,49 @@ def test_doctor_exits_0_for_a_good_bundle_and_1_for_one_that_computes_something_
     assert (code, data["passed"], data["checks"][0]["passed"]) == (1, False, False)
 
 
+def test_doctor_certifies_what_the_bundle_does_not(run: Run, tiny_bundle: Path, picture: Path) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
+    (tiny_bundle / "manifest.json").write_text(json.dumps({**manifest, "parity": {}}))
+    segment = ("segment", picture, "--box", "1,1,90,90", "--model", tiny_bundle, "--device", "cpu")
+    assert run(*segment)[0] == 1
+    code, out, _ = run("doctor", tiny_bundle, "--device", "cpu")
+    assert (code, "the runtime refuses it" in out) == (0, True)
+    code, out, _ = run("doctor", tiny_bundle, "--device", "cpu", "--certify")
+    assert (code, "the runtime refuses it" in out) == (0, False)
+    assert run(*segment)[0] == 0
+
+
+def test_doctor_says_what_is_wrong_with_the_installation(
+    run: Run, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samsdk.doctor.installation_problems", lambda: ["two of them"])
+    code, out, _ = run("doctor", exported_bundle, "--device", "cpu")
+    assert code == 1
+    assert "\nFAIL  installation: two of them\npass  tier exact on cpu: " in out
+
+
+def test_a_tier_is_asked_for_by_name(run: Run, tiny_bundle: Path, picture: Path) -> None:
+    call = ("segment", picture, "--box", "1,1,90,90", "--model", tiny_bundle, "--device", "cpu", "--json", "--tier")
+    code, out, _ = run(*call, "fast")
+    assert (code, only_object(out)["error"]["message"]) == (1, "bundle 'tiny' has no tier 'fast'; it has: exact")
+    assert run(*call, "exact")[0] == 0
+
+
 def test_bench(run: Run, exported_bundle: Path) -> None:
-    code, out, err = run("bench", exported_bundle, "--repeats", 2, "--prompts", 3, "--device", "cpu", "--threads", 1)
+    how = ("--repeats", 2, "--prompts", 3, "--prompts", 2, "--device", "cpu", "--threads", 1)
+    code, out, err = run("bench", exported_bundle, *how)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].startswith("tiny@")
-    assert [line.split()[0] for line in out.splitlines()[1:4]] == ["encode", "decode", "end_to_end"]
-    code, out, _ = run("bench", exported_bundle, "--repeats", 2, "--json")
+    lines = out.splitlines()
+    assert lines[0].startswith("tiny@")
+    assert lines[0].endswith(" GFLOP/s  p50 / p95 / p99 in ms")
+    assert lines[1].startswith("cpu, tier exact (float32): cold start ")
+    assert [line.split()[0] for line in lines[2:]] == ["encode", "decode_3", "decode_2", "end_to_end"]
+    code, out, _ = run("bench", exported_bundle, "--repeats", 1, "--device", "cpu", "--tier", "exact", "--json")
     data = only_object(out)
-    assert (code, data["repeats"], data["prompts"], data["threads"]) == (0, 2, 1, None)
-    assert data["ms"]["decode"]["p50"] > 0
+    assert (code, data["repeats"], data["threads"]) == (0, 1, None)
+    (row,) = data["systems"]
+    assert list(row["ms"]) == ["encode", "decode_1", "decode_4", "decode_16", "end_to_end"]
+    assert row["ms"]["decode_1"]["p50"] > 0
 
 
 # The program itself --------------------------------------------------------------------------------------------------
@@ -305,7 +339,10 @@ def test_bench(run: Run, exported_bundle: Path) -> None:
 def test_the_real_program_keeps_its_logs_on_stderr(picture: Path, exported_bundle: Path) -> None:
     command = [sys.executable, "-m", "samsdk", "segment", str(picture), "--box", "120,100,300,260"]
     done = subprocess.run(
-        [*command, "--model", str(exported_bundle), "--json", "-v"], capture_output=True, text=True, check=False
+        [*command, "--model", str(exported_bundle), "--device", "cpu", "--json", "-v"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert only_object(done.stdout)["size"] == [512, 512]

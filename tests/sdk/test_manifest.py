@@ -1,13 +1,13 @@
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from samsdk.errors import BundleError
-from samsdk.manifest import Manifest, Tier, is_safe_name, read_manifest
+from samsdk.manifest import Manifest, is_safe_name, read_manifest
+from samsdk.tiers import Graph, Plan
 from samsdk.zoom import Zoom
 
 
@@ -20,9 +20,9 @@ def change(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy with one field changed, or removed when the value is `...`."""
     changed = copy.deepcopy(data)
     *above, last = path.split("/")
-    place = changed
+    place: Any = changed
     for key in above:
-        place = place[key]
+        place = place[int(key) if isinstance(place, list) else key]
     if value is ...:
         del place[last]
     else:
@@ -46,8 +46,11 @@ def test_every_field_is_read(valid: dict[str, Any]) -> None:
     assert manifest.embedding == {"image_embeddings": (32, 16, 16)}
     assert manifest.prompt_kinds == manifest.trained_kinds == ("points", "box", "mask")
     assert (manifest.mask_side, manifest.mask_threshold, manifest.multimask_outputs) == (64, 0.0, 3)
-    assert manifest.tiers == {"exact": Tier("encoder.onnx", "decoder.onnx", "float32")}
-    assert manifest.plan("exact").decoder == "decoder.onnx"
+    full = [Graph(f"{part}.onnx", "float32") for part in ("encoder", "decoder")]
+    assert manifest.tiers == {"exact": (Plan(*full, ("onnxruntime", "openvino")),)}
+    assert manifest.plan("exact", "onnxruntime-cpu") is manifest.plan("exact", "openvino") is manifest.tiers["exact"][0]
+    assert set(manifest.flops) == {"encoder", "decoder"}
+    assert all(count > 1e5 for count in manifest.flops.values())
     assert set(manifest.files) == {"MODEL_CARD.md", "decoder.onnx", "encoder.onnx", "golden.npz"}
     assert manifest.parity["exact"]["onnxruntime-cpu"]["passed"] is True
     assert manifest.licence == {"id": "CC0-1.0", "source": "random weights", "attribution": "none"}
@@ -105,15 +108,21 @@ PROBLEMS = [
     ("licence", ..., "licence is missing"),
     ("lineage", "LiteMedSAM", "lineage has the wrong type: 'LiteMedSAM'"),
     ("files", ..., "files is missing"),
-    ("files/decoder.onnx", ..., "tiers.exact names decoder.onnx, which files lacks"),
+    ("files/decoder.onnx", ..., "tiers.exact.0.decoder names decoder.onnx, which files lacks"),
     ("files/decoder.onnx", "abc", "files.decoder.onnx has no sha256"),
     ("files/decoder.onnx/sha256", 5, "files.decoder.onnx has no sha256"),
     ("files/..", {"sha256": "0"}, "files... leads out of the bundle"),
     ("files/C:x", {"sha256": "0"}, "files.C:x leads out of the bundle"),
     ("tiers", ..., "tiers is missing; tiers names no tier"),
     ("tiers", {}, "tiers names no tier"),
-    ("tiers/exact", "encoder.onnx", "tiers.exact.encoder is missing"),
-    ("tiers/exact/precision", ..., "tiers.exact.precision is missing"),
+    (
+        "tiers/exact",
+        {"encoder": "encoder.onnx"},
+        "tiers.exact must be a list of plans, got {'encoder': 'encoder.onnx'}",
+    ),
+    ("tiers/exact", ["encoder.onnx"], "tiers.exact.0 must be an object, got 'encoder.onnx'"),
+    ("flops", None, "flops has the wrong type: None"),
+    ("flops", {"encoder": "many"}, "flops.encoder must be a number of operations, got 'many'"),
     ("parity", ..., "parity is missing"),
     ("parity/exact", "passed", "parity.exact must hold, for each backend, passed, max_logit_difference, mean_mask_iou"),
     ("parity/exact/onnxruntime-cpu", True, "parity.exact must hold, for each backend"),
@@ -133,7 +142,7 @@ def test_a_missing_or_malformed_field_is_named(valid: dict[str, Any], path: str,
 
 def test_one_error_lists_all_problems_and_nothing_twice(valid: dict[str, Any]) -> None:
     data = valid
-    for path, value in (("name", ...), ("task", "auto"), ("outputs/mask_side", -4), ("tiers/exact/encoder", ...)):
+    for path, value in (("name", ...), ("task", "auto"), ("outputs/mask_side", -4), ("tiers/exact", [{}])):
         data = change(data, path, value)
     with pytest.raises(BundleError) as caught:
         read(data)
@@ -141,7 +150,9 @@ def test_one_error_lists_all_problems_and_nothing_twice(valid: dict[str, Any]) -
         "name is missing",
         "task is 'auto', expected: promptable",
         "outputs.mask_side must be between 1 and 8192, got -4",
-        "tiers.exact.encoder is missing",
+        "tiers.exact.0.encoder is missing",
+        "tiers.exact.0.decoder is missing",
+        "tiers.exact.0.engines must be a list of words, got None",
     ]
 
 
@@ -159,37 +170,21 @@ def test_fields_that_a_later_version_adds_are_left_alone(valid: dict[str, Any]) 
     assert read({**valid, "remark": {"by": "somebody"}}).name == "tiny"
 
 
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (
-            lambda data: change(data, "parity", {}),
-            "tier 'exact' of bundle 'tiny' needs .* and has none; export it again",
-        ),
-        (lambda data: change(data, "parity/exact", {}), "certificate and has none"),
-        (lambda data: change(data, "parity/exact/onnxruntime-cpu/passed", False), "failed it on onnxruntime-cpu"),
-    ],
-)
-def test_a_tier_without_a_passed_certificate_is_refused(
-    valid: dict[str, Any], edit: Callable[[dict[str, Any]], dict[str, Any]], message: str
-) -> None:
-    with pytest.raises(BundleError, match=message):
-        read(edit(valid)).require_certificate("exact")
-
-
-def test_one_failed_backend_refuses_the_tier_though_another_passed(valid: dict[str, Any]) -> None:
-    passed = valid["parity"]["exact"]["onnxruntime-cpu"]
-    data = change(valid, "parity/exact/other", {**passed, "passed": False})
-    with pytest.raises(BundleError, match="failed it on other; export"):
-        read(data).require_certificate("exact")
-    read(valid).require_certificate("exact")
-
-
 def test_an_unknown_tier_is_refused_with_those_that_are_there(valid: dict[str, Any]) -> None:
-    manifest = read(valid)
-    for call in (manifest.plan, manifest.require_certificate):
-        with pytest.raises(BundleError, match="bundle 'tiny' has no tier 'fast'; it has: exact"):
-            call("fast")
+    with pytest.raises(BundleError, match="bundle 'tiny' has no tier 'fast'; it has: exact"):
+        read(valid).plan("fast", "onnxruntime-cpu")
+
+
+def test_a_backend_without_a_plan_is_refused_with_those_that_have_one(valid: dict[str, Any]) -> None:
+    engine = {**valid["tiers"]["exact"][0], "engines": ["tensorrt"], "targets": ["sm86", "sm89"]}
+    manifest = read(change(valid, "tiers/exact", [*valid["tiers"]["exact"], engine]))
+    assert manifest.plan("exact", "tensorrt", "sm89") is manifest.tiers["exact"][1]
+    with pytest.raises(BundleError) as caught:
+        manifest.plan("exact", "tensorrt", "sm75")
+    offered = "onnxruntime openvino, tensorrt sm86 sm89"
+    assert str(caught.value) == f"tier 'exact' of bundle 'tiny' has no plan for tensorrt on sm75; it has: {offered}"
+    with pytest.raises(BundleError, match=r"has no plan for openvino; it has: onnxruntime$"):
+        read(change(valid, "tiers/exact/0/engines", ["onnxruntime"])).plan("exact", "openvino")
 
 
 @pytest.mark.parametrize(

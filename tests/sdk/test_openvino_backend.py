@@ -10,15 +10,18 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import samsdk
 from samsdk import BackendError, MissingExtraError, Predictor
-from samsdk.backends import open_backend
+from samsdk.backends import open_graph
 from samsdk.backends.onnxruntime import OnnxRuntimeBackend
 from samsdk.backends.openvino import OpenVinoBackend, is_installed
+from samsdk.backends.options import BackendOptions
+from samsdk.tiers import Graph
 
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="openvino is not installed")
+FULL = Graph("graph.onnx", "float32")
 # Prompts and tokens of one call; no tokens at all is a mask alone.
 SHAPES = [(1, 2), (1, 0), (3, 1), (16, 2), (2, 7), (1, 1), (5, 0)]
 
@@ -64,7 +67,7 @@ def small_graph() -> bytes:
 @needs_openvino
 def test_both_backends_agree_on_any_number_of_prompts_and_tokens(decoder: bytes) -> None:
     # One backend for all shapes, twice: its requests are used again with others.
-    openvino, onnxruntime = open_backend(decoder, "openvino"), open_backend(decoder, "cpu")
+    openvino, onnxruntime = (open_graph(decoder, FULL, device, BackendOptions()) for device in ("openvino", "cpu"))
     assert (openvino.provider, onnxruntime.provider) == ("OpenVINO CPU", "CPUExecutionProvider")
     for prompts, tokens in SHAPES * 2:
         feeds = feeds_of(prompts, tokens)
@@ -94,7 +97,7 @@ def test_a_predictor_answers_as_on_onnxruntime(
 
 @needs_openvino
 def test_eight_threads_answer_as_one_does(decoder: bytes) -> None:
-    backend = OpenVinoBackend(decoder)
+    backend = OpenVinoBackend(decoder, FULL, BackendOptions())
     jobs = [feeds_of(*shape) for shape in SHAPES] * 6
     expected = [backend.run(feeds) for feeds in jobs]
     with ThreadPoolExecutor(8) as pool:
@@ -107,7 +110,7 @@ def test_eight_threads_answer_as_one_does(decoder: bytes) -> None:
 
 @needs_openvino
 def test_outputs_outlive_the_next_call_and_the_backend(decoder: bytes) -> None:
-    backend = OpenVinoBackend(decoder)
+    backend = OpenVinoBackend(decoder, FULL, BackendOptions())
     outputs = backend.run(feeds_of(1, 2))
     copies = {name: values.copy() for name, values in outputs.items()}
     backend.run(feeds_of(1, 3))
@@ -119,13 +122,16 @@ def test_outputs_outlive_the_next_call_and_the_backend(decoder: bytes) -> None:
 
 @needs_openvino
 def test_precision_latency_and_threads_are_what_was_asked_for(encoder: bytes) -> None:
-    compiled = OpenVinoBackend(encoder, threads=1)._compiled
+    compiled = OpenVinoBackend(encoder, FULL, BackendOptions(threads=1))._compiled
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_dtype() == np.float32
     assert compiled.get_property("PERFORMANCE_HINT") == "LATENCY"
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
     image = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
-    one, two = (OpenVinoBackend(encoder, threads).run({"image": image})["image_embeddings"] for threads in (1, 2))
+    one, two = (
+        OpenVinoBackend(encoder, FULL, BackendOptions(threads)).run({"image": image})["image_embeddings"]
+        for threads in (1, 2)
+    )
     np.testing.assert_allclose(one, two, atol=1e-5, rtol=0)
 
 
@@ -134,7 +140,7 @@ def test_names_are_those_of_the_file_and_layout_does_not_matter() -> None:
     x = np.array([[1, -2], [3, 4], [5, 6]], np.float32)
     graph = small_graph()
     for feeds in ({"x": x, "unused": x}, {"x": np.asfortranarray(x), "unused": x}, {"x": x[::-1][::-1], "unused": x}):
-        mine, theirs = OpenVinoBackend(graph).run(feeds), OnnxRuntimeBackend(graph, "cpu").run(feeds)
+        mine, theirs = (open_graph(graph, FULL, device, BackendOptions()).run(feeds) for device in ("openvino", "cpu"))
         assert list(mine) == list(theirs) == ["first", "second"]
         for name in mine:
             np.testing.assert_array_equal(mine[name], np.maximum(x, 0))
@@ -145,7 +151,7 @@ def test_names_are_those_of_the_file_and_layout_does_not_matter() -> None:
 @pytest.mark.parametrize("graph", [b"", b"no graph"])
 def test_what_is_no_graph_is_refused(graph: bytes) -> None:
     with pytest.raises(BackendError, match="OpenVINO cannot load the graph"):
-        OpenVinoBackend(graph)
+        OpenVinoBackend(graph, FULL, BackendOptions())
 
 
 @needs_openvino
@@ -160,11 +166,11 @@ def test_what_is_no_graph_is_refused(graph: bytes) -> None:
     ],
 )
 def test_what_onnxruntime_refuses_is_refused(encoder: bytes, feeds: dict[str, Any], reason: str) -> None:
-    backend = OpenVinoBackend(encoder)
+    backend = OpenVinoBackend(encoder, FULL, BackendOptions())
     with pytest.raises(BackendError, match=f"OpenVINO failed on OpenVINO CPU: {reason}"):
         backend.run(feeds)
     with pytest.raises(BackendError):
-        OnnxRuntimeBackend(encoder, "cpu").run(feeds)
+        OnnxRuntimeBackend(encoder, "cpu", BackendOptions()).run(feeds)
     # And the next call is not the worse for it.
     assert backend.run({"image": np.zeros((1, 3, 64, 64), np.float32)})["image_embeddings"].shape == (1, 32, 16, 16)
 
@@ -206,3 +212,113 @@ print(json.dumps([early, provider, [name for name in sys.modules if "telemetry" 
     )
     assert json.loads(process.stdout) == [False, "OpenVINO CPU", []]
     assert [entry.name for entry in tmp_path.iterdir() if "intel" in entry.name.lower()] == []
+
+
+# Lower precision and compiled graphs ----------------------------------------------------------------------------------
+
+
+def two_products() -> bytes:
+    """Two layers that multiply the same 64 inputs with weights of their own; OpenVINO names them by their outputs."""
+    value = helper.make_tensor_value_info
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=(64, 48)).astype(np.float32) for _ in range(2)]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", f"w_{name}"], [f"y_{name}"], name) for name in ("one", "two")],
+        "products",
+        [value("x", TensorProto.FLOAT, ["N", 64])],
+        [value(f"y_{name}", TensorProto.FLOAT, ["N", 48]) for name in ("one", "two")],
+        [numpy_helper.from_array(one, f"w_{name}") for name, one in zip(("one", "two"), weights, strict=True)],
+    )
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+def in_bfloat16(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which values bfloat16 holds exactly: those with nothing in the lower half of their 32 bits."""
+    return np.ascontiguousarray(values).view(np.uint32) & 0xFFFF == 0
+
+
+@needs_openvino
+def test_lowered_layers_compute_in_bfloat16_and_no_others_do() -> None:
+    content = two_products()
+    x = np.random.default_rng(1).normal(size=(32, 64)).astype(np.float32)
+    full = OpenVinoBackend(content, FULL, BackendOptions()).run({"x": x})
+    assert not in_bfloat16(full["y_one"]).all()
+    for name, other in (("y_one", "y_two"), ("y_two", "y_one")):
+        graph = Graph("graph.onnx", "bfloat16", (name,))
+        lowered = OpenVinoBackend(content, graph, BackendOptions()).run({"x": x})
+        assert list(lowered) == list(full)
+        np.testing.assert_array_equal(lowered[other], full[other])
+        assert in_bfloat16(lowered[name]).all()
+        # 8 bits of mantissa, of both factors and of the result: a relative error of 2^-9 to each.
+        error = np.abs(lowered[name] - full[name]).std() / full[name].std()
+        assert 2**-11 < error < 2**-7
+    both = OpenVinoBackend(content, Graph("graph.onnx", "bfloat16", ("y_one", "y_two")), BackendOptions()).run({"x": x})
+    assert all(in_bfloat16(values).all() for values in both.values())
+
+
+@needs_openvino
+def test_a_layer_that_is_not_there_is_refused_with_what_to_do() -> None:
+    graph = Graph("graph.onnx", "bfloat16", ("y_one", "three", "four"))
+    with pytest.raises(BackendError) as caught:
+        OpenVinoBackend(two_products(), graph, BackendOptions())
+    assert "names layers differently: 2 of 3 that the plan names are not there, e.g. three; install" in str(
+        caught.value
+    )
+    with pytest.raises(BackendError, match="OpenVINO cannot load the graph"):
+        OpenVinoBackend(two_products(), Graph("graph.onnx", "int8", ("y_one",)), BackendOptions())
+
+
+@needs_openvino
+def test_the_encoder_is_compiled_for_one_image_and_the_decoder_for_any_number_of_prompts(
+    encoder: bytes, decoder: bytes
+) -> None:
+    (image,) = OpenVinoBackend(encoder, FULL, BackendOptions())._compiled.inputs
+    assert list(image.partial_shape.to_shape()) == [1, 3, 64, 64]
+    ports = {port.any_name: port for port in OpenVinoBackend(decoder, FULL, BackendOptions())._compiled.inputs}
+    assert ports["point_coords"].partial_shape[0].is_dynamic
+
+
+@needs_openvino
+def test_the_second_load_takes_the_compiled_graph_of_the_first(tmp_path: Path) -> None:
+    content = two_products()
+    x = np.random.default_rng(1).normal(size=(4, 64)).astype(np.float32)
+    options = BackendOptions(cache=tmp_path / "not yet" / "compiled")
+    first = OpenVinoBackend(content, FULL, options)
+    assert not first._compiled.get_property("LOADED_FROM_CACHE")
+    (blob,) = (tmp_path / "not yet" / "compiled").iterdir()
+    second = OpenVinoBackend(content, FULL, options)
+    assert second._compiled.get_property("LOADED_FROM_CACHE")
+    for name, values in first.run({"x": x}).items():
+        np.testing.assert_array_equal(second.run({"x": x})[name], values)
+    # The same file in another precision is another graph.
+    lowered = OpenVinoBackend(content, Graph("graph.onnx", "bfloat16", ("y_one",)), options)
+    assert not lowered._compiled.get_property("LOADED_FROM_CACHE")
+    assert len(list(blob.parent.iterdir())) == 2
+    again = OpenVinoBackend(content, Graph("graph.onnx", "bfloat16", ("y_one",)), options)
+    assert again._compiled.get_property("LOADED_FROM_CACHE")
+    outputs = again.run({"x": x})
+    assert (in_bfloat16(outputs["y_one"]).all(), in_bfloat16(outputs["y_two"]).all()) == (True, False)
+
+
+@needs_openvino
+def test_a_predictor_keeps_compiled_graphs_in_the_cache_unless_told_not_to(
+    exported_bundle: Path, own_cache: Path
+) -> None:
+    samsdk.load(exported_bundle, device="openvino", cache=False)
+    assert list(own_cache.iterdir()) == []
+    samsdk.load(exported_bundle, device="openvino")
+    assert len(list((own_cache / "compiled").iterdir())) == 2
+    engines = samsdk.load(exported_bundle, device="openvino").engines
+    for graph in (engines.encoder, engines.decoder):
+        assert isinstance(graph, OpenVinoBackend)
+        assert graph._compiled.get_property("LOADED_FROM_CACHE")
+
+
+@needs_openvino
+def test_where_nothing_can_be_written_it_loads_all_the_same(
+    exported_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SAMSDK_CACHE_DIR", str(tmp_path / "file"))
+    assert samsdk.load(exported_bundle, device="openvino").provider == "OpenVINO CPU"

@@ -28,6 +28,7 @@ from samsdk import (
     PromptError,
     Result,
 )
+from samsdk.backends.tensorrt import TensorRtBackend
 from samsdk.masks import upsample_logits
 
 BOX = (120, 100, 300, 260)
@@ -454,3 +455,103 @@ def test_a_former_result_of_another_image_is_refused(
     former = predictor.decode(predictor.encode(cell), box=BOX)
     with pytest.raises(PromptError, match=r"must be of an image of \[512, 512\] .*, got \[660, 550\] and"):
         predictor.decode(embedding, mask=former)
+
+
+# Engine calls --------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_call_takes_up_to_64_prompts(fresh: Predictor, embedding: Embedding) -> None:
+    boxes = [Prompt(box=(x, 50, x + 120, 300)) for x in range(130)]
+    # A single point has as many tokens as a box; two have more, and need a call of their own.
+    points = [Prompt(points=[(x, 100), (x, 200)]) for x in range(3)]
+    expected = [fresh.decode_batch(embedding, [prompt])[0] for prompt in (boxes[0], boxes[63], boxes[64], boxes[129])]
+    spy = spy_on(fresh, "_decoder")
+    results = fresh.decode_batch(embedding, [*boxes[:100], *points, *boxes[100:]])
+    assert [len(feeds["point_coords"]) for feeds in spy.feeds] == [64, 64, 2, 3]
+    assert len(results) == 133
+    # In their order, whichever call they were in.
+    del results[100:103]
+    for index, result in zip((0, 63, 64, 129), expected, strict=True):
+        np.testing.assert_allclose(results[index].low_res_logits, result.low_res_logits, atol=1e-4, rtol=0)
+        assert results[index].score == pytest.approx(result.score, abs=1e-5)
+    assert fresh.decode_batch(embedding, []) == []
+
+
+@pytest.mark.parametrize(("trained", "corners"), [(["points", "box"], 0), (["box"], 2)])
+def test_warming_up_runs_each_graph_once_and_leaves_no_trace(
+    tiny_bundle: Path, tissue: NDArray[np.uint8], trained: list[str], corners: int
+) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
+    manifest["prompts"]["trained"] = trained
+    (tiny_bundle / "manifest.json").write_text(json.dumps(manifest))
+    warm, cold = (samsdk.load(tiny_bundle, device="cpu", threads=1) for _ in range(2))
+    encoder, decoder = spy_on(warm, "_encoder"), spy_on(warm, "_decoder")
+    with warnings.catch_warnings():
+        # A prompt that the weights were not trained with would warn.
+        warnings.simplefilter("error")
+        warm.warm_up()
+    assert [feeds["image"].shape for feeds in encoder.feeds] == [(1, 3, 64, 64)]
+    (feeds,) = decoder.feeds
+    # Box corners have the labels 2 and 3.
+    assert np.count_nonzero(feeds["point_labels"] >= 2) == corners
+    with pytest.raises(ImageNotSetError):
+        warm.predict(box=np.array(BOX))
+    same(warm.segment(tissue, box=BOX), cold.segment(tissue, box=BOX))
+
+
+def test_a_predictor_says_what_it_was_loaded_as(fresh: Predictor) -> None:
+    engines = fresh.engines
+    assert (engines.backend, engines.tier, engines.plan.precision) == ("onnxruntime-cpu", "exact", "float32")
+    assert engines.certificate == fresh.manifest.parity["exact"]["onnxruntime-cpu"]
+    assert engines.decoder.provider == fresh.provider
+
+
+class OnGpu:
+    """Stands for an array in a GPU's memory."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.values = values
+
+    def numpy(self) -> NDArray[np.float32]:
+        return self.values.copy()
+
+
+class PretendTensorRt(TensorRtBackend):
+    """Computes with another backend, and leaves its outputs where a GPU would."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend, self.provider = backend, "TensorRT-RTX pretended"
+        self.feeds: list[dict[str, Any]] = []
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
+        self.feeds.append(dict(feeds))
+        arrays = {name: value.values if isinstance(value, OnGpu) else value for name, value in feeds.items()}
+        return dict(self.backend.run(arrays))
+
+    def run_on_device(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: OnGpu(values) for name, values in self.run(feeds).items()}
+
+
+def test_embeddings_of_tensorrt_stay_on_the_device_for_its_decoder(
+    fresh: Predictor, predictor: Predictor, embedding: Embedding, tissue: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    onnx_decoder = fresh._decoder
+    fresh._encoder = PretendTensorRt(fresh._encoder)
+    decoder = fresh._decoder = PretendTensorRt(onnx_decoder)
+    there = fresh.encode(tissue)
+    assert there.on_device is not None
+    np.testing.assert_array_equal(there.image_embeddings, embedding.image_embeddings)
+    expected = predictor.decode(embedding, box=BOX)
+    same(fresh.decode(there, box=BOX), expected)
+    assert decoder.feeds[-1]["image_embeddings"] is there.on_device["image_embeddings"]
+    # One that was stored, or made elsewhere, comes from the host.
+    there.save(tmp_path / "there.npz")
+    for other in (Embedding.load(tmp_path / "there.npz"), embedding):
+        assert other.on_device is None
+        same(fresh.decode(other, box=BOX), expected)
+        assert isinstance(decoder.feeds[-1]["image_embeddings"], np.ndarray)
+    # And so it does for a decoder elsewhere.
+    spy = Spy(onnx_decoder)
+    fresh._decoder = spy
+    same(fresh.decode(there, box=BOX), expected)
+    assert isinstance(spy.feeds[-1]["image_embeddings"], np.ndarray)

@@ -366,3 +366,15 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_copied(predictor: Pr
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()
+
+
+def test_each_tier_has_a_predictor_of_its_own(tiny_bundle: Path, tissue: NDArray[np.uint8]) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_bytes())
+    manifest["tiers"]["fast"] = manifest["tiers"]["exact"]
+    manifest["parity"]["fast"] = manifest["parity"]["exact"]
+    (tiny_bundle / "manifest.json").write_text(json.dumps(manifest))
+    for tier in (None, "exact", "fast", "fast"):
+        samsdk.segment(tissue, box=BOX, model=tiny_bundle, device="cpu", tier=tier)
+    assert [predictor.tier for _, predictor in samsdk._predictors.values()] == ["exact", "exact", "fast"]
+    with pytest.raises(samsdk.BundleError, match="has no tier 'balanced'; it has: exact, fast"):
+        samsdk.segment(tissue, box=BOX, model=tiny_bundle, device="cpu", tier="balanced")

@@ -113,9 +113,12 @@ def small_config() -> SamConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def lite_medsam_weights() -> Path:
-    """The published weights in this user's cache; the test is skipped where they have not been fetched."""
+    """The published weights in this user's cache; the test is skipped where they have not been fetched.
+
+    Of the session, so that it looks before a test gets a cache of its own.
+    """
     from samsdk.hub import weights_path
 
     path = weights_path("lite-medsam")

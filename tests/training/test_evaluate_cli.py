@@ -30,7 +30,8 @@ def sets(tmp_path: Path, cell: np.ndarray) -> Path:
 def test_each_set_and_the_mean_over_sets(
     sets: Path, exported_bundle: Path, predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["evaluate", str(exported_bundle), "--data", str(sets), "--clicks", "1,2", "--json"]) == 0
+    how = ("--clicks", "1,2", "--device", "cpu", "--json")
+    assert cli.main(["evaluate", str(exported_bundle), "--data", str(sets), *how]) == 0
     data = json.loads(capsys.readouterr().out)
     assert sorted(data["sets"]) == ["one", "two"]
     expected = summarise(list(evaluate_images(predictor, read_set(sets / "one", "val.txt"), clicks=(1, 2))))

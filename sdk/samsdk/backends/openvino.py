@@ -2,9 +2,11 @@
 
 import importlib.util
 import logging
+import os
 import sys
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -46,7 +48,7 @@ class OpenVinoBackend:
         settings: dict[str, Any] = dict(_OPTIONS)
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
-        if options.cache is not None:
+        if options.cache is not None and _can_write(options.cache):
             settings["CACHE_DIR"] = str(options.cache)
         try:
             core = openvino.Core()
@@ -93,6 +95,16 @@ class OpenVinoBackend:
                     f"OpenVINO failed on {self.provider}: {name} must be {np.dtype(dtype)}, got {feeds[name].dtype}"
                 )
         return {name: np.ascontiguousarray(feeds[name]) for name in self._inputs}
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether compiled graphs can be kept there; OpenVINO would not load at all where it cannot make the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.info("compiled graphs are not kept: %s", error)
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _fix_batch(model: Any) -> None:

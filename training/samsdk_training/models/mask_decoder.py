@@ -98,9 +98,9 @@ class MaskDecoder(nn.Module):
             Logits [P, M, 4E, 4E] (foreground above 0) and predicted IoU [P, M], unbounded but trained towards [0, 1]; M
             is `num_multimask_outputs` or 1.
         """
-        tokens, image = self._attend(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+        tokens, flat = self.attend(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
         wanted = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        return self._masks(tokens, image, wanted, high_res_features)
+        return self._masks(tokens, _as_map(flat, image_embeddings), wanted, high_res_features)
 
     def predict_masks(
         self,
@@ -111,16 +111,22 @@ class MaskDecoder(nn.Module):
         high_res_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict the masks of all tokens, the single one first; arguments and results otherwise as in `forward`."""
-        tokens, image = self._attend(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
-        return self._masks(tokens, image, range(self.num_mask_tokens), high_res_features)
+        tokens, flat = self.attend(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+        wanted = range(self.num_mask_tokens)
+        return self._masks(tokens, _as_map(flat, image_embeddings), wanted, high_res_features)
 
-    def _attend(self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Let tokens and image attend to each other; arguments as those of `forward`.
+
+        Returns:
+            The tokens, [P, 1 + masks + T, C], and the image, [P, E * E, C], rows first.
+        """
         prompts = sparse.shape[0]
         learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, C]
         tokens = torch.cat([learned.expand(prompts, -1, -1), sparse], dim=1)
         placed = image.expand(prompts, -1, -1, -1) + dense  # [P, C, E, E]
-        tokens, flat = self.transformer(placed, image_pe, tokens)
-        return tokens, flat.transpose(1, 2).reshape(-1, *image.shape[1:])
+        attended: tuple[Tensor, Tensor] = self.transformer(placed, image_pe, tokens)
+        return attended
 
     def _masks(self, tokens: Tensor, image: Tensor, wanted: range, skip: Tensor | None) -> tuple[Tensor, Tensor]:
         first, *rest = self.output_upscaling
@@ -134,3 +140,8 @@ class MaskDecoder(nn.Module):
         logits = (filters @ upscaled.flatten(2)).reshape(-1, len(wanted), *upscaled.shape[2:])
         quality = self.iou_prediction_head(tokens[:, 0])
         return logits, quality[:, wanted.start : wanted.stop]
+
+
+def _as_map(flat: Tensor, like: Tensor) -> Tensor:
+    """[P, E * E, C] as [P, C, E, E]."""
+    return flat.transpose(1, 2).reshape(-1, *like.shape[1:])
