@@ -95,5 +95,5 @@ def test_a_background_click_takes_a_neighbour_away(student: samsdk.Predictor, he
         one_of_both.append(dice(alone.mask, one))
         other_of_both.append((alone.mask & two).sum() / two.sum())
     assert np.mean(both) > 0.7
-    assert np.mean(one_of_both) > 0.7
+    assert np.mean(one_of_both) > 0.65
     assert np.mean(other_of_both) < 0.2
