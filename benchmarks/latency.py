@@ -42,10 +42,10 @@ def reference_systems() -> tuple[samsdk.Predictor, Systems]:
     image = skimage.data.immunohistochemistry()
     square, frame = manifest.preprocessing.apply_image(image)
     feeds = encode_prompt(Prompt(box=BOX), frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
-    plan = manifest.tiers[predictor.tier]
+    plan = predictor.engines.plan
     encoder, decoder = (
         onnxruntime.InferenceSession(bundle.read(graph), providers=["CPUExecutionProvider"])
-        for graph in (plan.encoder, plan.decoder)
+        for graph in plan.files
     )
     prompt = {
         "point_coords": feeds.point_coords[None],

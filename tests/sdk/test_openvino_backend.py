@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -285,20 +286,49 @@ def test_the_second_load_takes_the_compiled_graph_of_the_first(tmp_path: Path) -
     x = np.random.default_rng(1).normal(size=(4, 64)).astype(np.float32)
     options = BackendOptions(cache=tmp_path / "not yet" / "compiled")
     first = OpenVinoBackend(content, FULL, options)
-    assert not first._compiled.get_property("LOADED_FROM_CACHE")
+    assert not first.from_cache
     (blob,) = (tmp_path / "not yet" / "compiled").iterdir()
     second = OpenVinoBackend(content, FULL, options)
-    assert second._compiled.get_property("LOADED_FROM_CACHE")
+    assert second.from_cache
     for name, values in first.run({"x": x}).items():
         np.testing.assert_array_equal(second.run({"x": x})[name], values)
     # The same file in another precision is another graph.
     lowered = OpenVinoBackend(content, Graph("graph.onnx", "bfloat16", ("y_one",)), options)
-    assert not lowered._compiled.get_property("LOADED_FROM_CACHE")
+    assert not lowered.from_cache
     assert len(list(blob.parent.iterdir())) == 2
     again = OpenVinoBackend(content, Graph("graph.onnx", "bfloat16", ("y_one",)), options)
-    assert again._compiled.get_property("LOADED_FROM_CACHE")
+    assert again.from_cache
     outputs = again.run({"x": x})
     assert (in_bfloat16(outputs["y_one"]).all(), in_bfloat16(outputs["y_two"]).all()) == (True, False)
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_compiled_graph_is_made_again(tmp_path: Path, damage: str) -> None:
+    content, options = two_products(), BackendOptions(cache=tmp_path)
+    x = np.random.default_rng(1).normal(size=(4, 64)).astype(np.float32)
+    first = OpenVinoBackend(content, FULL, options)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    file.write_bytes({"flip": flipped, "cut": whole[:-7], "empty": b""}[damage])
+    second = OpenVinoBackend(content, FULL, options)
+    assert not second.from_cache
+    for name, values in first.run({"x": x}).items():
+        np.testing.assert_array_equal(second.run({"x": x})[name], values)
+    assert file.read_bytes()[:32] == hashlib.sha256(file.read_bytes()[32:]).digest()
+    assert OpenVinoBackend(content, FULL, options).from_cache
+
+
+@needs_openvino
+def test_only_so_many_compiled_graphs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samsdk.backends.compiled_cache._MOST", 2)
+    for threads in (1, 2, 3):
+        OpenVinoBackend(two_products(), FULL, BackendOptions(threads=threads, cache=tmp_path))
+        os.utime(max(tmp_path.iterdir(), key=lambda file: file.stat().st_mtime_ns), (threads, threads))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not OpenVinoBackend(two_products(), FULL, BackendOptions(threads=1, cache=tmp_path)).from_cache
 
 
 @needs_openvino
@@ -312,7 +342,7 @@ def test_a_predictor_keeps_compiled_graphs_in_the_cache_unless_told_not_to(
     engines = samsdk.load(exported_bundle, device="openvino").engines
     for graph in (engines.encoder, engines.decoder):
         assert isinstance(graph, OpenVinoBackend)
-        assert graph._compiled.get_property("LOADED_FROM_CACHE")
+        assert graph.from_cache
 
 
 @needs_openvino

@@ -2,17 +2,16 @@
 
 import importlib.util
 import logging
-import os
 import sys
 from collections import deque
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samsdk.backends.compiled_cache import CompiledCache
 from samsdk.backends.options import BackendOptions
 from samsdk.errors import BackendError, MissingExtraError
 from samsdk.tiers import Graph
@@ -33,6 +32,8 @@ _TYPES: Final = {"bfloat16": "bf16", "float16": "f16"}
 class OpenVinoBackend:
     """One graph in OpenVINO, in the precision of the plan.
 
+    `from_cache` says whether an earlier process compiled it.
+
     Args:
         content: the ONNX file's bytes.
         graph: the layers that compute in lower precision, and in which.
@@ -45,21 +46,15 @@ class OpenVinoBackend:
 
     def __init__(self, content: bytes, graph: Graph, options: BackendOptions) -> None:
         openvino = require()
+        self._outputs: list[str] = []
+        self._inputs: dict[str, np.dtype[Any]] = {}
+        self._compiled: Any = None
+        self.from_cache = False
         settings: dict[str, Any] = dict(_OPTIONS)
         if options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = options.threads
-        if options.cache is not None and _can_write(options.cache):
-            settings["CACHE_DIR"] = str(options.cache)
         try:
-            core = openvino.Core()
-            model = core.read_model(content)
-            _fix_batch(model)
-            if graph.lowered:
-                _lower(openvino, model, graph)
-            # Before it is compiled: that merges the names of tensors which are the same.
-            self._outputs: list[str] = [output.any_name for output in model.outputs]
-            self._inputs: dict[str, Any] = {port.any_name: port.element_type.to_dtype() for port in model.inputs}
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._load(openvino, content, graph, options, settings)
         except BackendError:
             raise
         except Exception as error:  # OpenVINO raises RuntimeError, and others from its bindings
@@ -68,6 +63,33 @@ class OpenVinoBackend:
         self._idle: deque[Any] = deque()
         self.provider: str = f"OpenVINO {'+'.join(self._compiled.get_property('EXECUTION_DEVICES'))}"
         logger.info("graph with outputs %s runs on %s", self._outputs, self.provider)
+
+    def _load(
+        self, openvino: ModuleType, content: bytes, graph: Graph, options: BackendOptions, settings: dict[str, Any]
+    ) -> None:
+        core = openvino.Core()
+        cache = None
+        if options.cache is not None:
+            engine = {"openvino": openvino.__version__, **settings}
+            cache = CompiledCache(options.cache, content, graph, engine)
+            kept = cache.read()
+            if kept is not None:
+                about, blob = kept
+                self._outputs, self._inputs = about["outputs"], {k: np.dtype(v) for k, v in about["inputs"].items()}
+                self._compiled = core.import_model(blob, "CPU", settings)
+                self.from_cache = True
+                return
+        model = core.read_model(content)
+        _fix_batch(model)
+        if graph.lowered:
+            _lower(openvino, model, graph)
+        # Before it is compiled: that merges the names of tensors which are the same.
+        self._outputs = [output.any_name for output in model.outputs]
+        self._inputs = {port.any_name: np.dtype(port.element_type.to_dtype()) for port in model.inputs}
+        self._compiled = core.compile_model(model, "CPU", settings)
+        if cache is not None:
+            inputs = {name: dtype.str for name, dtype in self._inputs.items()}
+            cache.write({"outputs": self._outputs, "inputs": inputs}, self._compiled.export_model().getvalue())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         """Run the graph; see `Backend.run`."""
@@ -95,16 +117,6 @@ class OpenVinoBackend:
                     f"OpenVINO failed on {self.provider}: {name} must be {np.dtype(dtype)}, got {feeds[name].dtype}"
                 )
         return {name: np.ascontiguousarray(feeds[name]) for name in self._inputs}
-
-
-def _can_write(folder: Path) -> bool:
-    """Whether compiled graphs can be kept there; OpenVINO would not load at all where it cannot make the folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        logger.info("compiled graphs are not kept: %s", error)
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _fix_batch(model: Any) -> None:
