@@ -44,8 +44,7 @@ def reference_systems() -> tuple[samsdk.Predictor, Systems]:
     feeds = encode_prompt(Prompt(box=BOX), frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
     plan = predictor.engines.plan
     encoder, decoder = (
-        onnxruntime.InferenceSession(bundle.read(graph), providers=["CPUExecutionProvider"])
-        for graph in plan.files
+        onnxruntime.InferenceSession(bundle.read(graph), providers=["CPUExecutionProvider"]) for graph in plan.files
     )
     prompt = {
         "point_coords": feeds.point_coords[None],

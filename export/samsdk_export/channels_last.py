@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samsdk_training.models.layer_norm import LayerNorm2d
 from samsdk_training.models.mask_decoder import MaskDecoder
 
 
@@ -25,6 +26,8 @@ class ChannelsLastMasks(nn.Module):
         super().__init__()
         self.decoder, self.side = decoder, side
         first, norm, _, second, _ = decoder.output_upscaling
+        if not isinstance(norm, LayerNorm2d):
+            raise TypeError(f"expected a normalisation over channels, got {norm}")
         self.norm = nn.LayerNorm(norm.weight.shape[0], norm.eps)
         self.norm.weight, self.norm.bias = norm.weight, norm.bias
         self.first, self.second = _as_linear(first), _as_linear(second)

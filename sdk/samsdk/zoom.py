@@ -23,6 +23,8 @@ from samsdk.transforms import Window
 
 # A window that shows this share of the image's longest side or more is not worth another encoding.
 _WORTHWHILE: Final = 0.75
+# By how much a second look's predicted IoU may be lower: beyond it, it has lost the object.
+_DOUBT: Final = 0.1
 Extent = tuple[float, float, float, float]
 Encode = Callable[[Window | None], Embedding]
 Decode = Callable[[Embedding, Prompt], Result]
@@ -77,7 +79,8 @@ def segment_zoomed(encode: Encode, decode: Decode, prompt: Prompt, size: tuple[i
     """Answer one prompt from the window around what it points at.
 
     A box says where that is; a former result keeps its window, so that a correction costs one decode; points and
-    masks are first answered on the whole image, and that answer says where to look.
+    masks are first answered on the whole image, and that answer says where to look. It stays the answer if the second
+    look believes in its own much less.
 
     Args:
         encode: encodes a window of the image, None is the whole; called again for the same window, it should know it.
@@ -105,7 +108,8 @@ def segment_zoomed(encode: Encode, decode: Decode, prompt: Prompt, size: tuple[i
     window = None if extent is None else zoom_window(_join(extent, points), size, zoom)
     if window is None or not _within(prompt, window).kinds:
         return first or decode(encode(None), prompt)
-    return decode(encode(window), _within(prompt, window))
+    second = decode(encode(window), _within(prompt, window))
+    return first if first is not None and first.score > second.score + _DOUBT else second
 
 
 def _object_extent(region: Region, points: NDArray[np.float64]) -> Extent | None:

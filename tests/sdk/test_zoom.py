@@ -70,6 +70,7 @@ class Script:
     encoded: list[Window | None] = field(default_factory=list)
     decoded: list[Prompt] = field(default_factory=list)
     answers: list[Result] = field(default_factory=list)
+    scores: tuple[float, ...] = ()
 
     def encode(self, window: Window | None) -> Any:
         self.encoded.append(window)
@@ -77,20 +78,21 @@ class Script:
 
     def decode(self, embedding: Any, prompt: Prompt) -> Result:
         self.decoded.append(prompt)
-        self.answers.append(answer(self.boxes[len(self.answers)], embedding))
+        turn = len(self.answers)
+        self.answers.append(answer(self.boxes[turn], embedding, self.scores[turn] if self.scores else 1.0))
         return self.answers[-1]
 
     def run(self, **prompt: Any) -> Result:
         return segment_zoomed(self.encode, self.decode, Prompt(**prompt), SIZE, Zoom())
 
 
-def answer(box: tuple[int, int, int, int] | None, window: Window | None) -> Result:
+def answer(box: tuple[int, int, int, int] | None, window: Window | None, score: float = 1.0) -> Result:
     mask = np.zeros(SIZE, bool)
     if box:
         mask[box[1] : box[3], box[0] : box[2]] = True
     frame = PREPROCESSING.frame(SIZE, window)
     logits = np.zeros((1, 16, 16), np.float32)
-    return Result((Region(SIZE, 0, 0, mask),), np.ones(1, np.float32), logits, frame, {}, {}, "none", "none")
+    return Result((Region(SIZE, 0, 0, mask),), np.array([score], np.float32), logits, frame, {}, {}, "none", "none")
 
 
 FOUND = (100, 100, 140, 120)
@@ -111,6 +113,15 @@ def test_points_are_answered_on_the_whole_image_first() -> None:
     assert script.encoded == [None, CLOSE]
     assert result is script.answers[1]
     np.testing.assert_array_equal(script.decoded[1].points, [(110, 110)])
+
+
+@pytest.mark.parametrize(("scores", "kept"), [((0.8, 0.69), 0), ((0.8, 0.71), 1), ((0.1, 0.9), 1)])
+def test_a_second_look_that_believes_in_itself_much_less_has_lost_the_object(
+    scores: tuple[float, float], kept: int
+) -> None:
+    script = Script([FOUND, FOUND], scores=scores)
+    assert script.run(points=[(110, 110)]) is script.answers[kept]
+    assert script.encoded == [None, CLOSE]
 
 
 def test_the_window_of_points_holds_them_also_where_the_first_answer_does_not() -> None:

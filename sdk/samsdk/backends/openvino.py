@@ -48,7 +48,7 @@ class OpenVinoBackend:
         openvino = require()
         self._outputs: list[str] = []
         self._inputs: dict[str, np.dtype[Any]] = {}
-        self._compiled: Any = None
+        self._compiled: Any
         self.from_cache = False
         settings: dict[str, Any] = dict(_OPTIONS)
         if options.threads is not None:
