@@ -161,6 +161,29 @@ def breadth_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*rows, "", f"Shape `{result['shape']}`, {result['steps']} steps each. {machine(result)}."])
 
 
+def rewrites_table(result: Mapping[str, Any]) -> str:
+    """Time of the rewritten decoders against the plain one."""
+    rows = [
+        "| decoder of | backend | rewrites | ms, 1 prompt | over plain | ms, 16 prompts | over plain | largest logit "
+        "difference to PyTorch |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    found = {(row["model"], row["device"], row["rewrites"], row["prompts"]): row for row in result["rows"]}
+    for model, device, rewrites, _ in (key for key in found if key[3] == 1):
+        one, many = (found[model, device, rewrites, count] for count in (1, 16))
+        difference = max(one["logit_difference"], many["logit_difference"])
+        rows.append(
+            f"| {model} | {device} | {rewrites} | {one['ms']:.1f} | {one['over_plain']:.2f} | {many['ms']:.1f} | "
+            f"{many['over_plain']:.2f} | {difference:.1e} |"
+        )
+    return "\n".join([*rows, "", f"{result['repeats']} turns. {machine(result)}."])
+
+
+def rewrites_numbers() -> str:
+    """The generated part of docs/rewrites.md."""
+    return "\n\n".join([BEGIN, *(rewrites_table(result) for result in read_results("rewrites")), END])
+
+
 def shapes_numbers() -> str:
     """The generated part of docs/shapes.md."""
     parts = ["\n\n".join(["## Shapes", shapes_table(result)]) for result in read_results("shapes")]
@@ -191,6 +214,7 @@ def main() -> int:
         (ROOT / "README.md", readme_numbers()),
         (ROOT / "docs" / "accuracy.md", accuracy_numbers()),
         (ROOT / "docs" / "shapes.md", shapes_numbers()),
+        (ROOT / "docs" / "rewrites.md", rewrites_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)
