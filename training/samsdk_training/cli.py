@@ -34,7 +34,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--clicks", type=_clicks, default=(1, 3), metavar="N,N", help="clicks to score after (1,3)")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N of each list")
     parser.add_argument("--objects", type=int, default=8, metavar="N", help="at most N objects an image (8)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, openvino or tensorrt")
 
 
 def add_train(commands: Any) -> None:
