@@ -1,6 +1,6 @@
 """What breadth buys: one modality left out of a short training, and then asked for.
 
-    python benchmarks/breadth.py --data FOLDER --runs FOLDER [--steps 400]
+    python benchmarks/breadth.py --data FOLDER --runs FOLDER [--steps 500]
 
 The same shape is trained three times for the same number of steps: on all labelled sets of training/student_plan.json,
 and without those of one modality; each is a run folder, so that this can be interrupted. What counts is the Dice on the
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
     # The search over shapes trains this one too; in the same folder it is trained once.
     short_training(SHAPES[SHAPE], args.data, args.runs / SHAPE, args.steps)

@@ -1,6 +1,6 @@
 """Student shapes: latency on the CPU backends, size, and Dice after the same short training.
 
-    python benchmarks/shapes.py --data FOLDER --runs FOLDER [--steps 400]
+    python benchmarks/shapes.py --data FOLDER --runs FOLDER [--steps 500]
 
 Every shape is exported with random weights and timed, all shapes in turns; then each is trained for the same number of
 steps on the labelled sets of training/student_plan.json, a run folder each, so that the search can be interrupted.
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
     rows = latencies()
     for name, config in SHAPES.items():
