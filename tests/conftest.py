@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import samsdk
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
+from samsdk_training.models.student import StudentEncoderConfig
 from samsdk_training.models.tiny_vit import TinyViTConfig
 
 # The labelled images that development uses; never committed, and no test needs them.
@@ -66,6 +68,21 @@ def tiny_checkpoint() -> Checkpoint:
         lineage={"recipe": "random weights", "sha256": "0" * 64},
         state=model.state_dict(),
     )
+
+
+@pytest.fixture(scope="session")
+def student_checkpoint(tiny_checkpoint: Checkpoint) -> Checkpoint:
+    """A small model of the default one's architecture, with batch norms."""
+    encoder = StudentEncoderConfig(64, stem_channels=8, widths=(8, 16, 16, 24), depths=(1, 1, 1, 1), out_channels=32)
+    config = SamConfig(encoder, DecoderConfig(num_heads=2, mlp_dim=64, iou_head_hidden_dim=32))
+    torch.manual_seed(3)
+    model = build_sam(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        for _ in range(3):  # batch norms get statistics other than 0 and 1
+            model.train().encode(torch.rand(4, 3, 64, 64))
+    return replace(tiny_checkpoint, model=config.to_dict(), state=model.state_dict())
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,10 @@ from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import FORMAT
 from samsdk_export.calibration import CalibrationSets, Reference
 from samsdk_export.goldens import golden_answers, golden_images
+from samsdk_export.manifest_writer import file_entry
 from samsdk_export.model_card import CARD, model_card
 from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder
-from samsdk_export.tier_writer import Progress, TierRequest, add_tiers, file_entry
+from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 from samsdk_training.torch_predictor import TorchPredictor

@@ -55,9 +55,7 @@ class ChannelsLastMasks(nn.Module):
         pixels = functional.gelu(self.second(children)).reshape(
             children.shape[0], 16 * positions, -1
         )  # [P, 16 E * E, C/8]
-        count = decoder.num_mask_tokens
-        filters = torch.stack([decoder.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in range(count)], dim=1)
-        logits = filters @ pixels.transpose(1, 2)
+        logits = decoder.filters(tokens, range(decoder.num_mask_tokens)) @ pixels.transpose(1, 2)
         return self._as_image(logits), decoder.iou_prediction_head(tokens[:, 0])
 
     def _beside_parents(self, features: Tensor) -> Tensor:

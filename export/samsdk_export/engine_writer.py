@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from samsdk.tiers import Graph, Plan
+from samsdk_export.manifest_writer import file_entry, plan_entry
 from samsdk_export.tensorrt import DECODER_PROFILE, ENCODER_PROFILE, Engine, build_engine, engine_name, plan_engines
-from samsdk_export.tier_writer import file_entry, plan_entry
 from samsdk_export.typed import to_half
 
 _PROFILES = {"encoder": ENCODER_PROFILE, "decoder": DECODER_PROFILE}

@@ -1,17 +1,16 @@
 """Adding tiers to a bundle that is being written: finding their plans, and proving each on every backend at hand."""
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samsdk.backends import available_devices, backend_name
 from samsdk.backends.tensorrt_library import import_library
 from samsdk.bundle import Bundle
-from samsdk.tiers import Plan
 from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference
+from samsdk_export.engine_writer import add_engines
+from samsdk_export.manifest_writer import plan_entry, write_manifest
 from samsdk_export.onnx_export import ExportError
 from samsdk_export.parity import certify
 from samsdk_export.precision import BACKEND, DEVICE, Probe, find_plan, measure_layers
@@ -81,11 +80,9 @@ def add_tiers(
     write_manifest(path, manifest)
     for device in certified_devices():
         _prove(path, manifest, EXACT, device, request.calibration, reference, progress)
-    if request.calibration is not None and reference is not None:
+    if request.tiers and request.calibration is not None and reference is not None:
         _add_lower(path, manifest, request.tiers, request.calibration, reference, progress)
     if request.targets:
-        from samsdk_export.engine_writer import add_engines
-
         add_engines(path.parent, manifest, request.targets, progress)
         write_manifest(path, manifest)
 
@@ -98,8 +95,6 @@ def _add_lower(
     reference: Reference,
     progress: Progress,
 ) -> None:
-    if not tiers:
-        return
     bundle = Bundle.open(path.parent)
     plan = bundle.manifest.plan(EXACT, BACKEND)
     probe = Probe(bundle, plan, calibration, bundle.manifest.trained_kinds)
@@ -117,25 +112,6 @@ def _add_lower(
 def certified_devices() -> list[str]:
     """What export proves a bundle on: the CPU backends that are installed; doctor proves it on GPUs, where they are."""
     return [device for device in available_devices() if device in ("cpu", "openvino")]
-
-
-def plan_entry(plan: Plan) -> dict[str, Any]:
-    """A plan as the manifest holds it."""
-    entry = asdict(plan)
-    return {key: value for key, value in entry.items() if value}
-
-
-def file_entry(file: Path) -> dict[str, Any]:
-    """What the manifest says of a file."""
-    content = file.read_bytes()
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json`, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _prove(

@@ -1,6 +1,5 @@
 """A student, whose encoder has two outputs, goes the same way as every other model: checkpoint, bundle, mask."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +11,12 @@ from numpy.typing import NDArray
 import samsdk
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig
 
 
 @pytest.fixture(scope="module")
-def student(tiny_checkpoint: Checkpoint) -> Checkpoint:
-    encoder = StudentEncoderConfig(64, stem_channels=8, widths=(8, 16, 16, 24), depths=(1, 1, 1, 1), out_channels=32)
-    config = SamConfig(encoder, DecoderConfig(num_heads=2, mlp_dim=64, iou_head_hidden_dim=32))
-    torch.manual_seed(3)
-    model = build_sam(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-        for _ in range(3):  # batch norms get statistics other than 0 and 1
-            model.train().encode(torch.rand(4, 3, 64, 64))
-    return replace(tiny_checkpoint, model=config.to_dict(), state=model.state_dict())
-
-
-@pytest.fixture(scope="module")
-def bundle(student: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(student_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student")
-    save_checkpoint(student, folder / "checkpoint")
+    save_checkpoint(student_checkpoint, folder / "checkpoint")
     return write_bundle(load_checkpoint(folder / "checkpoint"), folder / "bundle", name="student")
 
 
@@ -55,13 +38,13 @@ def test_the_graphs_hand_both_embeddings_over(bundle: Path) -> None:
 
 
 def test_the_runtime_answers_as_torch_and_stores_both_embeddings(
-    student: Checkpoint, bundle: Path, cell: NDArray[np.uint8], tmp_path: Path
+    student_checkpoint: Checkpoint, bundle: Path, cell: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     predictor = samsdk.load(bundle, device="cpu")
     embedding = predictor.encode(cell)
     result = predictor.decode(embedding, points=[(420, 370)])
     square, frame = predictor.manifest.preprocessing.apply_image(cell)
-    model = student.build()
+    model = student_checkpoint.build()
     points = torch.from_numpy(predictor.manifest.preprocessing.apply_coords(np.array([[[420.0, 370.0]]]), frame))
     with torch.inference_mode():
         logits, _ = model(torch.from_numpy(square), points=(points, torch.ones(1, 1)))

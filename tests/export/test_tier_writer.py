@@ -13,8 +13,9 @@ from samsdk.tiers import Graph, Plan, TierReader
 from samsdk_export import bundle_writer, tier_writer
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_export.calibration import CalibrationError, CalibrationSets, largest_change
+from samsdk_export.manifest_writer import file_entry, plan_entry, write_manifest
 from samsdk_export.onnx_export import ExportError
-from samsdk_export.tier_writer import TierRequest, certified_devices, file_entry, plan_entry, write_manifest
+from samsdk_export.tier_writer import TierRequest, certified_devices
 from samsdk_training.checkpoints import Checkpoint
 
 MakeSet = Callable[..., Path]

@@ -6,27 +6,11 @@ import pytest
 import torch
 
 from samsdk_training.checkpoints import Checkpoint, CheckpointError
-from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig
 from samsdk_training.slim import slim
 
 
-@pytest.fixture(scope="module")
-def student(tiny_checkpoint: Checkpoint) -> Checkpoint:
-    encoder = StudentEncoderConfig(64, stem_channels=8, widths=(8, 16, 16, 24), depths=(1, 1, 1, 1), out_channels=32)
-    config = SamConfig(encoder, DecoderConfig(num_heads=2, mlp_dim=64, iou_head_hidden_dim=32))
-    torch.manual_seed(3)
-    model = build_sam(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-        for _ in range(3):
-            model.train().encode(torch.rand(4, 3, 64, 64))
-    return replace(tiny_checkpoint, model=config.to_dict(), state=model.state_dict())
-
-
-def test_every_weight_is_a_half_and_near_what_it_was(student: Checkpoint) -> None:
-    slimmed = slim(student)
+def test_every_weight_is_a_half_and_near_what_it_was(student_checkpoint: Checkpoint) -> None:
+    slimmed = slim(student_checkpoint)
     for tensor in slimmed.checkpoint.state.values():
         assert torch.equal(tensor, tensor.half().to(tensor.dtype))
     # Half precision rounds to eleven bits.
@@ -34,13 +18,13 @@ def test_every_weight_is_a_half_and_near_what_it_was(student: Checkpoint) -> Non
     assert slimmed.checkpoint.lineage["slim"]["largest_relative_change"] == slimmed.largest_change
 
 
-def test_batch_norms_are_gone_and_the_model_answers_nearly_the_same(student: Checkpoint) -> None:
-    checkpoint = slim(student).checkpoint
+def test_batch_norms_are_gone_and_the_model_answers_nearly_the_same(student_checkpoint: Checkpoint) -> None:
+    checkpoint = slim(student_checkpoint).checkpoint
     assert checkpoint.model["encoder"]["batch_norm"] is False
     assert not any("running_mean" in name for name in checkpoint.state)
     image, box = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([[9.0, 9, 50, 40]])
     with torch.no_grad():
-        before, _ = student.build()(image, boxes=box)
+        before, _ = student_checkpoint.build()(image, boxes=box)
         after, _ = checkpoint.build()(image, boxes=box)
     torch.testing.assert_close(after, before, rtol=0, atol=0.01 * before.abs().max().item())
 

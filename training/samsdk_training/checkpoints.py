@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,31 @@ class Checkpoint:
     licence: dict[str, Any]
     lineage: dict[str, Any]
     state: dict[str, Tensor] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        model: Sam,
+        config: SamConfig,
+        preprocessing: Preprocessing,
+        *,
+        prompts: Mapping[str, Any],
+        licence: Mapping[str, Any],
+        lineage: Mapping[str, Any],
+    ) -> "Checkpoint":
+        """A promptable model that a recipe trained, without classes; arguments as the attributes."""
+        rules = asdict(preprocessing)
+        return cls(
+            model=config.to_dict(),
+            geometry={key: rules[key] for key in ("rule", "input_size", "interpolation", "box_rounding")},
+            intensity={"rule": rules["intensity"]},
+            normalisation={"rule": rules["normalisation"]},
+            prompts=dict(prompts),
+            classes={},
+            licence=dict(licence),
+            lineage=dict(lineage),
+            state=model.state_dict(),
+        )
 
     @property
     def preprocessing(self) -> Preprocessing:

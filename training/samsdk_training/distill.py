@@ -8,7 +8,7 @@ afterwards, lets a student of another width learn from any teacher.
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -235,15 +235,5 @@ class _Source:
 def _checkpoint(
     model: Sam, recipe: DistillRecipe, licence: Mapping[str, Any], lineage: Mapping[str, Any]
 ) -> Checkpoint:
-    preprocessing = asdict(recipe.preprocessing)
-    return Checkpoint(
-        model=recipe.model.to_dict(),
-        geometry={key: preprocessing[key] for key in ("rule", "input_size", "interpolation", "box_rounding")},
-        intensity={"rule": preprocessing["intensity"]},
-        normalisation={"rule": preprocessing["normalisation"]},
-        prompts={"kinds": ["points", "box", "mask"], "trained": [], "mask": "logits"},
-        classes={},
-        licence=dict(licence),
-        lineage=dict(lineage),
-        state=model.state_dict(),
-    )
+    prompts = {"kinds": ["points", "box", "mask"], "trained": [], "mask": "logits"}
+    return Checkpoint.of(model, recipe.model, recipe.preprocessing, prompts=prompts, licence=licence, lineage=lineage)

@@ -1,6 +1,6 @@
 """OpenVINO on the CPU (extra `openvino`)."""
 
-import importlib.util
+import importlib
 import logging
 import sys
 from collections import deque
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.backends.compiled_cache import CompiledCache
+from samsdk.backends.extras import is_importable
 from samsdk.backends.options import BackendOptions
 from samsdk.errors import BackendError, MissingExtraError
 from samsdk.tiers import Graph
@@ -152,11 +153,8 @@ def _lower(openvino: ModuleType, model: Any, graph: Graph) -> None:
 
 
 def is_installed() -> bool:
-    """Whether openvino can be found; it is not imported, which takes a good half second."""
-    try:
-        return importlib.util.find_spec("openvino") is not None
-    except ValueError:  # sys.modules holds None or a module without a spec
-        return False
+    """Whether openvino can be found."""
+    return is_importable("openvino")
 
 
 def require() -> ModuleType:

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import importlib.util
 import logging
 import threading
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, Final
 
+from samsdk.backends.extras import is_importable
 from samsdk.errors import BackendError, MissingExtraError
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,7 @@ def is_installed(name: str = RTX) -> bool:
     Args:
         name: `tensorrt_rtx` or `tensorrt`.
     """
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ValueError:  # sys.modules holds None or a module without a spec
-        return False
+    return is_importable(name)
 
 
 def import_library(name: str = RTX, purpose: str = "device 'tensorrt'") -> Any:

@@ -128,6 +128,11 @@ class MaskDecoder(nn.Module):
         attended: tuple[Tensor, Tensor] = self.transformer(placed, image_pe, tokens)
         return attended
 
+    def filters(self, tokens: Tensor, wanted: range) -> Tensor:
+        """What the wanted masks look for in the upsampled image, [P, M, C/8]; `tokens` as `attend` gives them."""
+        # Token 0 predicts the quality of the masks; the mask tokens follow it.
+        return torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
+
     def _masks(self, tokens: Tensor, image: Tensor, wanted: range, skip: Tensor | None) -> tuple[Tensor, Tensor]:
         first, *rest = self.output_upscaling
         upscaled = first(image)  # [P, C/4, 2E, 2E]
@@ -135,9 +140,7 @@ class MaskDecoder(nn.Module):
             upscaled = upscaled + skip
         for layer in rest:
             upscaled = layer(upscaled)  # [P, C/8, 4E, 4E]
-        # Token 0 predicts the quality of the masks; the mask tokens follow it.
-        filters = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
-        logits = (filters @ upscaled.flatten(2)).reshape(-1, len(wanted), *upscaled.shape[2:])
+        logits = (self.filters(tokens, wanted) @ upscaled.flatten(2)).reshape(-1, len(wanted), *upscaled.shape[2:])
         quality = self.iou_prediction_head(tokens[:, 0])
         return logits, quality[:, wanted.start : wanted.stop]
 

@@ -196,20 +196,10 @@ def _look(
 def _checkpoint(
     model: Sam, recipe: StudentRecipe, lineage: Mapping[str, Any], licence: Mapping[str, Any]
 ) -> Checkpoint:
-    preprocessing = asdict(recipe.preprocessing)
-    return Checkpoint(
-        model=recipe.model.to_dict(),
-        geometry={key: preprocessing[key] for key in ("rule", "input_size", "interpolation", "box_rounding")},
-        intensity={"rule": preprocessing["intensity"]},
-        normalisation={"rule": preprocessing["normalisation"]},
-        prompts={
-            "kinds": ["points", "box", "mask"],
-            "trained": ["points", "box", "mask"],
-            "mask": "logits",
-            "zoom": None if recipe.zoom is None else asdict(recipe.zoom),
-        },
-        classes={},
-        licence=dict(licence),
-        lineage=dict(lineage),
-        state=model.state_dict(),
-    )
+    prompts = {
+        "kinds": ["points", "box", "mask"],
+        "trained": ["points", "box", "mask"],
+        "mask": "logits",
+        "zoom": None if recipe.zoom is None else asdict(recipe.zoom),
+    }
+    return Checkpoint.of(model, recipe.model, recipe.preprocessing, prompts=prompts, licence=licence, lineage=lineage)

@@ -1,0 +1,29 @@
+"""The manifest of a bundle that is being written: its entries, and the file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from samsdk.io.atomic import atomic_write
+from samsdk.tiers import Plan
+
+
+def plan_entry(plan: Plan) -> dict[str, Any]:
+    """A plan as the manifest holds it."""
+    entry = asdict(plan)
+    return {key: value for key, value in entry.items() if value}
+
+
+def file_entry(file: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    content = file.read_bytes()
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest.json`, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(manifest, indent=1) + "\n").encode())
