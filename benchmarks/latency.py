@@ -24,6 +24,7 @@ import samsdk
 from results import write_result
 from samsdk import hub
 from samsdk.prompts import Prompt, encode_prompt
+from samsdk_export.onnx_export import export_decoder, export_encoder
 from samsdk_training.importers import import_lite_medsam
 
 REFERENCE = "lite-medsam"
@@ -36,15 +37,16 @@ Systems = dict[str, Callable[[], object]]
 
 
 def reference_systems() -> tuple[samsdk.Predictor, Systems]:
-    """LiteMedSAM: through `samsdk`, its graphs by hand, and the torch model."""
+    """LiteMedSAM: through `samsdk`, as a plain ONNX export by hand, and the torch model."""
     predictor = samsdk.load(REFERENCE, device="cpu")
-    bundle, manifest = predictor.bundle, predictor.manifest
+    manifest = predictor.manifest
     image = skimage.data.immunohistochemistry()
     square, frame = manifest.preprocessing.apply_image(image)
     feeds = encode_prompt(Prompt(box=BOX), frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
-    plan = predictor.engines.plan
+    model = import_lite_medsam(hub.weights_path(REFERENCE)).build()
     encoder, decoder = (
-        onnxruntime.InferenceSession(bundle.read(graph), providers=["CPUExecutionProvider"]) for graph in plan.files
+        onnxruntime.InferenceSession(export(model, ()), providers=["CPUExecutionProvider"])
+        for export in (export_encoder, export_decoder)
     )
     prompt = {
         "point_coords": feeds.point_coords[None],
@@ -52,7 +54,6 @@ def reference_systems() -> tuple[samsdk.Predictor, Systems]:
         "mask_input": feeds.mask_input[None, None],
         "has_mask_input": np.zeros(1, dtype=np.float32),
     }
-    model = import_lite_medsam(hub.weights_path(REFERENCE)).build()
     pixels, box = torch.from_numpy(square), torch.from_numpy(feeds.point_coords.reshape(1, 4))
 
     def by_hand() -> object:

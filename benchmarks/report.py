@@ -161,27 +161,61 @@ def breadth_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*rows, "", f"Shape `{result['shape']}`, {result['steps']} steps each. {machine(result)}."])
 
 
-def rewrites_table(result: Mapping[str, Any]) -> str:
-    """Time of the rewritten decoders against the plain one."""
-    rows = [
-        "| decoder of | backend | rewrites | ms, 1 prompt | over plain | ms, 16 prompts | over plain | largest logit "
-        "difference to PyTorch |",
-        "|---|---|---|---|---|---|---|---|",
+def rewrites_tables(result: Mapping[str, Any]) -> str:
+    """Time of the rewritten graphs against the plain ones, encoder and decoder."""
+    found = {(row["model"], row["part"], row["prompts"], row["device"], row["rewrites"]): row for row in result["rows"]}
+    encoder = [
+        "| encoder of | backend | rewrites | ms | over plain | MB | largest difference to PyTorch |",
+        "|---" * 7 + "|",
     ]
-    found = {(row["model"], row["device"], row["rewrites"], row["prompts"]): row for row in result["rows"]}
-    for model, device, rewrites, _ in (key for key in found if key[3] == 1):
-        one, many = (found[model, device, rewrites, count] for count in (1, 16))
-        difference = max(one["logit_difference"], many["logit_difference"])
-        rows.append(
-            f"| {model} | {device} | {rewrites} | {one['ms']:.1f} | {one['over_plain']:.2f} | {many['ms']:.1f} | "
-            f"{many['over_plain']:.2f} | {difference:.1e} |"
-        )
-    return "\n".join([*rows, "", f"{result['repeats']} turns. {machine(result)}."])
+    decoder = [
+        "| decoder of | backend | rewrites | ms, 1 prompt | over plain | ms, 16 prompts | over plain | MB | largest "
+        "logit difference to PyTorch |",
+        "|---" * 9 + "|",
+    ]
+    for (model, part, prompts, device, rewrites), row in found.items():
+        start = f"| {model} | {device} | {rewrites} | {row['ms']:.1f} | {row['over_plain']:.2f} |"
+        if part == "encoder":
+            encoder.append(f"{start} {row['megabytes']:.1f} | {row['difference']:.1e} |")
+        elif prompts == 1:
+            many = found[model, part, 16, device, rewrites]
+            difference = max(row["difference"], many["difference"])
+            decoder.append(
+                f"{start} {many['ms']:.1f} | {many['over_plain']:.2f} | {row['megabytes']:.1f} | {difference:.1e} |"
+            )
+    return "\n".join([*encoder, "", *decoder, "", f"{result['repeats']} turns. {machine(result)}."])
 
 
 def rewrites_numbers() -> str:
     """The generated part of docs/rewrites.md."""
-    return "\n\n".join([BEGIN, *(rewrites_table(result) for result in read_results("rewrites")), END])
+    return "\n\n".join([BEGIN, *(rewrites_tables(result) for result in read_results("rewrites")), END])
+
+
+def precision_table(result: Mapping[str, Any]) -> str:
+    """Time and change of Dice in lower precision."""
+    rows = [
+        f"### {result['model']}",
+        "",
+        "| precision, backend | products lowered | encode ms | over full | next prompt ms | over full | "
+        "Dice change, box: mean, largest | one point: mean, largest |",
+        "|---" * 8 + "|",
+    ]
+    for name, row in result["rows"].items():
+        changes = " | ".join(
+            f"{100 * row[kind]['mean']:+.2f}, {100 * row[kind]['largest']:+.2f} ({row[kind]['set']})"
+            for kind in ("box", "points")
+        )
+        rows.append(
+            f"| {name} | {row['lowered_share']:.0%} | {row['encode_ms']:.1f} | {row['encode_over_full']:.2f} | "
+            f"{row['decode_ms']:.1f} | {row['decode_over_full']:.2f} | {changes} |"
+        )
+    sets = f"{len(result['reference'])} sets, the first {result['images_a_set']} images of each, up to 3 objects"
+    return "\n".join([*rows, "", f"Changes in points of Dice; {sets}. {machine(result)}."])
+
+
+def precision_numbers() -> str:
+    """The generated part of docs/precision.md."""
+    return "\n\n".join([BEGIN, *(precision_table(result) for result in read_results("precision")), END])
 
 
 def shapes_numbers() -> str:
@@ -215,6 +249,7 @@ def main() -> int:
         (ROOT / "docs" / "accuracy.md", accuracy_numbers()),
         (ROOT / "docs" / "shapes.md", shapes_numbers()),
         (ROOT / "docs" / "rewrites.md", rewrites_numbers()),
+        (ROOT / "docs" / "precision.md", precision_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)

@@ -30,7 +30,8 @@ from results import ROOT, write_result
 from samsdk.backends import Backend, open_graph
 from samsdk.backends.options import BackendOptions
 from samsdk.tiers import Graph
-from samsdk_export.onnx_export import export_decoder, export_encoder
+from samsdk_export.flops import count_flops
+from samsdk_export.onnx_export import export_decoder, export_encoder, rewrites_for
 from samsdk_training.loop import LoopConfig
 from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
 from samsdk_training.models.student import StudentEncoderConfig
@@ -63,6 +64,7 @@ def engines(config: SamConfig, device: str) -> dict[str, tuple[Backend, dict[str
     """Encoder and decoder of a model with random weights, as it would ship, with feeds for one point."""
     model = build_sam(replace(config, encoder=replace(config.encoder, batch_norm=False))).eval()
     embeddings = {name: np.ones((1, *size), np.float32) for name, size in model.image_encoder.embedding_shapes.items()}
+    rewrites = rewrites_for(model, count_flops(model)["encoder"])
     side = model.prompt_encoder.mask_side
     prompt = {
         "point_coords": np.array([[[100.0, 120.0], [0.0, 0.0]]], np.float32),
@@ -72,11 +74,11 @@ def engines(config: SamConfig, device: str) -> dict[str, tuple[Backend, dict[str
     }
     return {
         "encoder": (
-            open_graph(export_encoder(model), Graph("encoder.onnx", "float32"), device, BackendOptions()),
+            open_graph(export_encoder(model, rewrites), Graph("encoder.onnx", "float32"), device, BackendOptions()),
             {"image": np.ones((1, 3, 256, 256), np.float32)},
         ),
         "decoder": (
-            open_graph(export_decoder(model), Graph("decoder.onnx", "float32"), device, BackendOptions()),
+            open_graph(export_decoder(model, rewrites), Graph("decoder.onnx", "float32"), device, BackendOptions()),
             {**embeddings, **prompt},
         ),
     }

@@ -14,25 +14,7 @@ differ by rounding only.
 
 from torch import Tensor, nn
 
-from samsdk_training.models.mask_decoder import MaskDecoder
-from samsdk_training.models.transformer import Attention, TwoWayBlock
-
-
-def absorb_projections(decoder: MaskDecoder) -> None:
-    """Replace all cross attentions of a mask decoder by their absorbed form, in place; for export alone.
-
-    Args:
-        decoder: in evaluation mode; its state-dict keys change.
-    """
-    transformer = decoder.transformer
-    for layer in transformer.layers:
-        if not isinstance(layer, TwoWayBlock):
-            raise TypeError(f"expected two-way blocks, got {type(layer).__name__}")
-        layer.cross_attn_token_to_image = GatherFromImage(layer.cross_attn_token_to_image)  # type: ignore[assignment]
-        layer.cross_attn_image_to_token = SpreadToImage(layer.cross_attn_image_to_token)  # type: ignore[assignment]
-    transformer.final_attn_token_to_image = GatherFromImage(  # type: ignore[assignment]
-        transformer.final_attn_token_to_image
-    )
+from samsdk_training.models.transformer import Attention
 
 
 class GatherFromImage(nn.Module):
@@ -49,8 +31,8 @@ class GatherFromImage(nn.Module):
         self.keys: Tensor
         self.values: Tensor
         self.value_bias: Tensor
-        self.register_buffer("keys", _heads(attention.k_proj.weight, self.num_heads))
-        self.register_buffer("values", _heads(attention.v_proj.weight, self.num_heads).transpose(1, 2).contiguous())
+        self.register_buffer("keys", by_head(attention.k_proj.weight, self.num_heads))
+        self.register_buffer("values", by_head(attention.v_proj.weight, self.num_heads).transpose(1, 2).contiguous())
         self.register_buffer("value_bias", attention.v_proj.bias.detach())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -65,12 +47,11 @@ class GatherFromImage(nn.Module):
             [P, T, C].
         """
         prompts, tokens, width = q.shape
-        asked = _split(self.q_proj(q), self.num_heads) * self.head_dim**-0.5  # [P, heads, T, head_dim]
+        asked = split_heads(self.q_proj(q), self.num_heads) * self.head_dim**-0.5  # [P, heads, T, head_dim]
         rows = (asked @ self.keys).reshape(prompts, self.num_heads * tokens, width)
         weights = (rows @ k.transpose(1, 2)).softmax(dim=-1)  # [P, heads * T, N]
         gathered = (weights @ v).reshape(prompts, self.num_heads, tokens, width)
-        merged = (gathered @ self.values).transpose(1, 2).reshape(prompts, tokens, self.num_heads * self.head_dim)
-        out: Tensor = self.out_proj(merged + self.value_bias)
+        out: Tensor = self.out_proj(join_heads(gathered @ self.values) + self.value_bias)
         return out
 
 
@@ -89,11 +70,10 @@ class SpreadToImage(nn.Module):
         self.query_bias: Tensor
         self.outputs: Tensor
         self.output_bias: Tensor
-        weight, bias = attention.q_proj.weight, attention.q_proj.bias.detach()
-        self.register_buffer("queries", _heads(weight, self.num_heads))
-        self.register_buffer("query_bias", bias.reshape(self.num_heads, self.head_dim, 1))
-        self.register_buffer("outputs", _heads(attention.out_proj.weight.t(), self.num_heads))
-        self.register_buffer("output_bias", attention.out_proj.bias.detach())
+        self.register_buffer("queries", by_head(attention.q_proj.weight, self.num_heads))
+        self.register_buffer("query_bias", attention.q_proj.bias.detach().reshape(self.num_heads, self.head_dim, 1))
+        self.register_buffer("outputs", by_head(attention.out_proj.weight.t(), self.num_heads))
+        self.register_buffer("output_bias", attention.out_proj.bias.detach() / self.num_heads)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Let each position gather from all tokens.
@@ -107,21 +87,45 @@ class SpreadToImage(nn.Module):
             [P, N, C].
         """
         (prompts, tokens, width), positions = k.shape, q.shape[1]
-        offered = _split(self.k_proj(k), self.num_heads) * self.head_dim**-0.5  # [P, heads, T, head_dim]
+        offered = self.offer(k)
         rows = (offered @ self.queries).reshape(prompts, self.num_heads * tokens, width)
         scores = (rows @ q.transpose(1, 2)).reshape(prompts, self.num_heads, tokens, positions)
-        weights = (scores + offered @ self.query_bias).softmax(dim=2)
-        weights = weights.reshape(prompts, self.num_heads * tokens, positions)
-        spoken = (_split(self.v_proj(v), self.num_heads) @ self.outputs).reshape(prompts, -1, width)
-        out: Tensor = weights.transpose(1, 2) @ spoken
-        return out + self.output_bias
+        return self.spread(scores + offered @ self.query_bias, v)
+
+    def offer(self, k: Tensor) -> Tensor:
+        """The tokens' keys, scaled, [P, heads, T, head_dim]."""
+        return split_heads(self.k_proj(k), self.num_heads) * self.head_dim**-0.5
+
+    def spread(self, scores: Tensor, v: Tensor) -> Tensor:
+        """What each position takes of the tokens' values.
+
+        Args:
+            scores: [P, heads, T, N].
+            v: tokens [P, T, C].
+
+        Returns:
+            [P, N, C].
+        """
+        prompts, heads, tokens, positions = scores.shape
+        # A softmax over the third axis, spelled out: ONNX Runtime transposes the whole tensor for its own, twice.
+        powers = (scores - scores.amax(dim=2, keepdim=True)).exp()
+        weights = (powers / powers.sum(dim=2, keepdim=True)).reshape(prompts, heads * tokens, positions)
+        # The weights of a head sum to 1, so that each head's values may carry its share of the bias.
+        spoken = split_heads(self.v_proj(v), heads) @ self.outputs + self.output_bias
+        out: Tensor = weights.transpose(1, 2) @ spoken.reshape(prompts, heads * tokens, -1)
+        return out
 
 
-def _heads(weight: Tensor, heads: int) -> Tensor:
+def by_head(weight: Tensor, heads: int) -> Tensor:
     """A projection's weight [heads * head_dim, C] as [heads, head_dim, C]."""
     return weight.detach().reshape(heads, -1, weight.shape[-1]).contiguous()
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """[P, T, heads * head_dim] as [P, heads, T, head_dim]."""
     return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[P, heads, T, head_dim] as [P, T, heads * head_dim]."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1)

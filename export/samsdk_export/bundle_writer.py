@@ -9,9 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from samsdk.bundle import GOLDEN, MANIFEST
 from samsdk.errors import OutputError
 from samsdk.golden import write_golden
@@ -19,10 +16,12 @@ from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import FORMAT
 from samsdk_export.calibration import CalibrationSets, Reference
+from samsdk_export.flops import count_flops
 from samsdk_export.goldens import golden_answers, golden_images
+from samsdk_export.graphs import embedding_shapes
 from samsdk_export.manifest_writer import file_entry
 from samsdk_export.model_card import CARD, model_card
-from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder
+from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder, rewrites_for
 from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
@@ -133,14 +132,17 @@ def _fill(
     progress("building the model")
     model = checkpoint.build()
     preprocessing = checkpoint.preprocessing
+    flops = count_flops(model)
+    rewrites = rewrites_for(model, flops["encoder"])
     progress("exporting the encoder")
-    (staging / ENCODER).write_bytes(export_encoder(model))
+    (staging / ENCODER).write_bytes(export_encoder(model, rewrites))
     progress("exporting the decoder")
-    (staging / DECODER).write_bytes(export_decoder(model))
+    (staging / DECODER).write_bytes(export_decoder(model, rewrites))
     progress("asking the torch model the golden prompts")
     images = golden_images()
     (staging / GOLDEN).write_bytes(write_golden(images, *golden_answers(model, preprocessing, images)))
-    manifest = {**_manifest(checkpoint, model), **about}
+    embedding = {name: list(shape) for name, shape in embedding_shapes(model, "ahead" in rewrites).items()}
+    manifest = {**_manifest(checkpoint, model), "embedding": embedding, "flops": flops, **about}
     (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
     manifest["files"] = {file.name: file_entry(file) for file in sorted(staging.iterdir())}
     add_tiers(staging / MANIFEST, manifest, request, _reference(checkpoint, model, request.calibration), progress)
@@ -153,21 +155,6 @@ def _reference(checkpoint: Checkpoint, model: Sam, sets: CalibrationSets | None)
     return sets.dice(TorchPredictor(model, checkpoint.preprocessing), checkpoint.prompts["trained"])
 
 
-def count_flops(model: Sam) -> dict[str, int]:
-    """Floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points); 2 a multiplication.
-
-    As PyTorch counts them: convolutions and matrix products, of the model as trained.
-    """
-    side = model.image_size
-    points = torch.full((1, 2, 2), side / 2), torch.ones(1, 2)
-    with torch.inference_mode():
-        with FlopCounterMode(display=False) as encoder:
-            embeddings = model.encode(torch.zeros(1, 3, side, side))
-        with FlopCounterMode(display=False) as decoder:
-            model.decode(embeddings, points=points)
-    return {"encoder": encoder.get_total_flops(), "decoder": decoder.get_total_flops()}
-
-
 def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
     decoder = model.mask_decoder
     return {
@@ -178,7 +165,7 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
         "geometry": dict(checkpoint.geometry),
         "intensity": dict(checkpoint.intensity),
         "normalisation": dict(checkpoint.normalisation),
-        "embedding": {name: list(shape) for name, shape in model.image_encoder.embedding_shapes.items()},
+        "embedding": {},
         "prompts": dict(checkpoint.prompts),
         "outputs": {
             "mask_side": model.prompt_encoder.mask_side,
@@ -186,7 +173,7 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
             "multimask_outputs": decoder.num_mask_tokens - 1,
         },
         "classes": dict(checkpoint.classes),
-        "flops": count_flops(model),
+        "flops": {},
         "licence": dict(checkpoint.licence),
         "lineage": {
             **checkpoint.lineage,

@@ -11,52 +11,46 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samsdk_training.models.layer_norm import LayerNorm2d
-from samsdk_training.models.mask_decoder import MaskDecoder
 
 
-class ChannelsLastMasks(nn.Module):
-    """A mask decoder with the same `predict_masks`; for export alone.
+class ChannelsLastUpscaling(nn.Module):
+    """A mask decoder's `output_upscaling` on rows.
 
     Args:
-        decoder: in evaluation mode; its parts are shared, its upsampling's weights copied.
+        upscaling: in evaluation mode; its weights are copied.
         side: E, of the image embedding.
     """
 
-    def __init__(self, decoder: MaskDecoder, side: int) -> None:
+    def __init__(self, upscaling: nn.Sequential, side: int) -> None:
         super().__init__()
-        self.decoder, self.side = decoder, side
-        first, norm, _, second, _ = decoder.output_upscaling
+        self.side = side
+        first, norm, _, second, _ = upscaling
         if not isinstance(norm, LayerNorm2d):
             raise TypeError(f"expected a normalisation over channels, got {norm}")
         self.norm = nn.LayerNorm(norm.weight.shape[0], norm.eps)
         self.norm.weight, self.norm.bias = norm.weight, norm.bias
         self.first, self.second = _as_linear(first), _as_linear(second)
-        # Its keys would be exported beside the copies.
-        del decoder.output_upscaling
 
-    def predict_masks(
-        self,
-        image_embeddings: Tensor,
-        image_pe: Tensor,
-        sparse_prompt_embeddings: Tensor,
-        dense_prompt_embeddings: Tensor,
-        high_res_features: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `MaskDecoder.predict_masks`."""
-        decoder = self.decoder
-        tokens, image = decoder.attend(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
-        )  # [P, 1 + M + T, C], [P, E * E, C]
-        positions = self.side**2
-        children = self.first(image).reshape(-1, 4 * positions, self.norm.weight.shape[0])
+    def forward(self, filters: Tensor, image: Tensor, high_res_features: Tensor | None) -> Tensor:
+        """Masks' logits.
+
+        Args:
+            filters: what each mask looks for, [P, M, C/8].
+            image: rows of the transformer, [P, E * E, C].
+            high_res_features: [1, C/4, 2E, 2E] or None.
+
+        Returns:
+            [P, M, 4E, 4E].
+        """
+        (prompts, positions, width), channels = image.shape, self.norm.weight.shape[0]
+        # Two axes, because engines have a product with a bias for matrices alone.
+        children = self.first(image.reshape(prompts * positions, width)).reshape(-1, channels)
         if high_res_features is not None:
-            children = children + self._beside_parents(high_res_features)
+            skip = self._beside_parents(high_res_features)
+            children = (children.reshape(prompts, 4 * positions, channels) + skip).reshape(-1, channels)
         children = functional.gelu(self.norm(children))
-        pixels = functional.gelu(self.second(children)).reshape(
-            children.shape[0], 16 * positions, -1
-        )  # [P, 16 E * E, C/8]
-        logits = decoder.filters(tokens, range(decoder.num_mask_tokens)) @ pixels.transpose(1, 2)
-        return self._as_image(logits), decoder.iou_prediction_head(tokens[:, 0])
+        pixels = functional.gelu(self.second(children)).reshape(prompts, 16 * positions, -1)
+        return self._as_image(filters @ pixels.transpose(1, 2))
 
     def _beside_parents(self, features: Tensor) -> Tensor:
         """[1, C/4, 2E, 2E] in the order of the children, [1, 4 E * E, C/4]."""

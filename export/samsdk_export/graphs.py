@@ -6,6 +6,7 @@ takes any number of prompts at once and knows no image size: upsampling happens 
 
 from torch import Tensor, nn
 
+from samsdk_export.ahead import PROJECTIONS, ImageProjections, first_block
 from samsdk_training.models.sam import Sam
 
 ENCODER_INPUTS = ("image",)
@@ -13,32 +14,46 @@ PROMPT_INPUTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
 
 
-def embedding_names(model: Sam) -> tuple[str, ...]:
-    """The encoder graph's outputs, which the decoder graph takes, in the order of the encoder."""
-    return tuple(model.image_encoder.embedding_shapes)
+def embedding_shapes(model: Sam, ahead: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes without the batch axis of the encoder graph's outputs, which the decoder graph takes, in their order.
+
+    Args:
+        model: the model.
+        ahead: whether the encoder's graph makes the first block's projections too (see `ahead`).
+    """
+    embedding, *skips = model.image_encoder.embedding_shapes.items()
+    if not ahead:
+        return dict([embedding, *skips])
+    channels = first_block(model).cross_attn_token_to_image.k_proj.out_features
+    side = model.embedding_side
+    return dict([embedding, *((name, (channels, side, side)) for name in PROJECTIONS), *skips])
 
 
-def decoder_inputs(model: Sam) -> tuple[str, ...]:
-    """The decoder graph's inputs, in the order in which `DecoderGraph.forward` takes them."""
-    embedding, *skips = embedding_names(model)
-    return (embedding, *PROMPT_INPUTS, *skips)
+def decoder_inputs(model: Sam, ahead: bool) -> tuple[str, ...]:
+    """The decoder graph's inputs, in the order in which its `forward` takes them."""
+    embedding, *others = embedding_shapes(model, ahead)
+    return (embedding, *PROMPT_INPUTS, *others)
 
 
 class EncoderGraph(nn.Module):
-    """`image` [N, 3, S, S] to `image_embeddings` [N, C, E, E], and `high_res_features` where the model has them."""
+    """`image` [N, 3, S, S] to what `embedding_shapes` lists; arguments as there."""
 
-    def __init__(self, model: Sam) -> None:
+    def __init__(self, model: Sam, ahead: bool) -> None:
         super().__init__()
         self.image_encoder = model.image_encoder
+        self.projections = ImageProjections(model) if ahead else None
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Encode images, float32, preprocessed as the manifest says."""
-        embeddings: Tensor | tuple[Tensor, ...] = self.image_encoder(image)
-        return embeddings
+        outputs: Tensor | tuple[Tensor, ...] = self.image_encoder(image)
+        if self.projections is None:
+            return outputs
+        embedding, *skips = (outputs,) if isinstance(outputs, Tensor) else outputs
+        return (embedding, *self.projections(embedding), *skips)
 
 
 class DecoderGraph(nn.Module):
-    """Prompt encoder and mask decoder: P prompts of K tokens on one image to all masks of each."""
+    """Prompt encoder and mask decoder as trained: P prompts of K tokens on one image to all masks of each."""
 
     def __init__(self, model: Sam) -> None:
         super().__init__()
@@ -52,7 +67,7 @@ class DecoderGraph(nn.Module):
         point_labels: Tensor,
         mask_input: Tensor,
         has_mask_input: Tensor,
-        high_res_features: Tensor | None = None,
+        *others: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Decode prompts.
 
@@ -62,7 +77,7 @@ class DecoderGraph(nn.Module):
             point_labels: [P, K] float32: 1 foreground, 0 background, 2 and 3 the corners of a box, -1 padding.
             mask_input: [P, 1, 4E, 4E] logits; ignored where `has_mask_input` is 0.
             has_mask_input: [P] float32, 1 or 0.
-            high_res_features: [1, C/4, 2E, 2E] of a student, else None.
+            others: `high_res_features`, [1, C/4, 2E, 2E], of a student, else none.
 
         Returns:
             `low_res_masks` [P, M, 4E, 4E] logits and `iou_predictions` [P, M]; the first of the M masks is the single
@@ -73,4 +88,4 @@ class DecoderGraph(nn.Module):
         no_mask = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         dense = has_mask * self.prompt_encoder.mask_downscaling(mask_input) + (1 - has_mask) * no_mask
         positions = self.prompt_encoder.get_dense_pe()
-        return self.mask_decoder.predict_masks(image_embeddings, positions, sparse, dense, high_res_features)
+        return self.mask_decoder.predict_masks(image_embeddings, positions, sparse, dense, *others)

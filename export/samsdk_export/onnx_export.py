@@ -1,10 +1,9 @@
 """Tracing the graphs to ONNX, and holding what comes out against the contract."""
 
-import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,22 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from samsdk.errors import SamsdkError
-from samsdk_export.absorbed import absorb_projections
-from samsdk_export.channels_last import ChannelsLastMasks
+from samsdk_export.ahead import pays
+from samsdk_export.gelu import fuse_gelu
 from samsdk_export.graphs import (
     DECODER_OUTPUTS,
     ENCODER_INPUTS,
     DecoderGraph,
     EncoderGraph,
     decoder_inputs,
-    embedding_names,
+    embedding_shapes,
 )
+from samsdk_export.rows_decoder import RowsDecoder
 from samsdk_export.storage import store_halves
 from samsdk_training.models.sam import Sam
 
 # The newest that TensorRT 10.3 (JetPack 6.2) and OpenVINO read as well as ONNX Runtime.
 OPSET = 18
-DECODER_REWRITES = ("absorbed", "channels_last")
+# In the order in which they build on each other; fewer are only for measuring what they are worth.
+REWRITES = ("gelu", "rows", "absorbed", "ahead")
 # Operators that keep SAM decoders from building elsewhere (shape tensors, data-dependent shapes, control flow).
 FORBIDDEN_OPERATORS = ("OneHot", "Resize", "NonZero", "Loop", "If", "Scan", "Mod")
 
@@ -37,48 +38,63 @@ class ExportError(SamsdkError):
     """The graph that came out of the exporter breaks the contract; the text lists everything that does."""
 
 
-def export_encoder(model: Sam) -> bytes:
-    """The encoder as an ONNX file: `image` [N, 3, S, S] to the embeddings by their names, N dynamic."""
-    side = model.image_size
+def rewrites_for(model: Sam, encoder_flops: int) -> tuple[str, ...]:
+    """The rewrites that make a model faster.
+
+    Args:
+        model: the model.
+        encoder_flops: of one image, see `count_flops`.
+    """
+    return REWRITES if pays(model, encoder_flops) else REWRITES[: REWRITES.index("ahead")]
+
+
+def export_encoder(model: Sam, rewrites: Sequence[str]) -> bytes:
+    """The encoder as an ONNX file: `image` [N, 3, S, S] to the embeddings by their names, N dynamic.
+
+    Args:
+        model: in evaluation mode.
+        rewrites: the first few of `REWRITES`, all exact; the same for both graphs of a bundle.
+    """
+    side, ahead = model.image_size, "ahead" in rewrites
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = torch.export.Dim("N", min=1, max=64)
-    return _export(EncoderGraph(model), (example,), ENCODER_INPUTS, embedding_names(model), {"image": {0: batch}})
+    graph, outputs = EncoderGraph(model, ahead), tuple(embedding_shapes(model, ahead))
+    return _export(graph, (example,), ENCODER_INPUTS, outputs, {"image": {0: batch}}, rewrites)
 
 
-def export_decoder(model: Sam, rewrites: Sequence[str] = DECODER_REWRITES) -> bytes:
+def export_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
     """The prompt encoder and mask decoder as an ONNX file, number of prompts P and of tokens K dynamic.
 
     Args:
         model: in evaluation mode; it is left as it is.
-        rewrites: some of `DECODER_REWRITES`, all exact; fewer only to measure what they are worth.
+        rewrites: as for `export_encoder`.
     """
-    model = copy.deepcopy(model)
-    if "absorbed" in rewrites:
-        absorb_projections(model.mask_decoder)
-    if "channels_last" in rewrites:
-        side = next(iter(model.image_encoder.embedding_shapes.values()))[-1]
-        model.mask_decoder = ChannelsLastMasks(model.mask_decoder, side)  # type: ignore[assignment]
+    ahead = "ahead" in rewrites
+    rows = RowsDecoder(model, absorbed="absorbed" in rewrites, ahead=ahead) if "rows" in rewrites else None
     generator = torch.Generator().manual_seed(0)
     prompts, tokens, mask_side = 3, 5, model.prompt_encoder.mask_side
-    shapes = model.image_encoder.embedding_shapes
-    embedding, *skips = (torch.rand(1, *shape, generator=generator) for shape in shapes.values())
+    shapes = embedding_shapes(model, ahead)
+    embedding, *others = (torch.rand(1, *shape, generator=generator) for shape in shapes.values())
     example = (
         embedding,
         torch.rand(prompts, tokens, 2, generator=generator) * model.image_size,
         torch.tensor([[1.0, 0.0, 2.0, 3.0, -1.0]]).repeat(prompts, 1),
         torch.rand(prompts, 1, mask_side, mask_side, generator=generator),
         torch.tensor([0.0, 1.0, 0.0]),
-        *skips,
+        *others,
     )
     many, long = torch.export.Dim("P", min=1, max=1024), torch.export.Dim("K", min=1, max=256)
-    dynamic = {
-        **dict.fromkeys(shapes),
+    dynamic: dict[str, Any] = {
+        "image_embeddings": None,
         "point_coords": {0: many, 1: long},
         "point_labels": {0: many, 1: long},
         "mask_input": {0: many},
         "has_mask_input": {0: many},
     }
-    return _export(DecoderGraph(model), example, decoder_inputs(model), DECODER_OUTPUTS, dynamic)
+    if others:
+        dynamic["others"] = ({},) * len(others)  # not None, which the exporter would take for axes
+    inputs = decoder_inputs(model, ahead)
+    return _export(rows or DecoderGraph(model), example, inputs, DECODER_OUTPUTS, dynamic, rewrites)
 
 
 def _export(
@@ -86,7 +102,8 @@ def _export(
     example: tuple[Tensor, ...],
     inputs: Sequence[str],
     outputs: Sequence[str],
-    dynamic_shapes: Mapping[str, Any],
+    dynamic_shapes: dict[str, Any],
+    rewrites: Sequence[str],
 ) -> bytes:
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
@@ -95,7 +112,7 @@ def _export(
             dynamo=True,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=dict(dynamic_shapes),
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             verbose=False,
         )
@@ -103,6 +120,8 @@ def _export(
         raise ExportError("the ONNX exporter returned nothing")
     proto = program.model_proto
     _strip_traces(proto)
+    if "gelu" in rewrites:
+        fuse_gelu(proto)
     store_halves(proto)
     check_graph(proto, inputs, outputs)
     content: bytes = proto.SerializeToString(deterministic=True)

@@ -5,6 +5,7 @@ lowered together in the order of error per multiplication, as many as the tier's
 calibration set. Nothing is believed of a layer because of its type.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from samsdk.backends.openvino import require
 from samsdk.bundle import Bundle
+from samsdk.embedding import Embedding
 from samsdk.masks import mask_iou
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
@@ -26,6 +28,8 @@ BACKEND, DEVICE = "openvino", "openvino"
 PARTS = ("encoder", "decoder")
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _TRIAL = "trial"
+# Images that each layer is tried on, spread over the calibration sets; the bound is held against all of them.
+_PROBED = 8
 # Logits beyond this are foreground or background whatever happens to them.
 _SURE = 8.0
 Lowered = Mapping[str, Sequence[str]]
@@ -125,32 +129,41 @@ class Probe:
         plan: its plan.
         sets: where images and objects come from.
         kinds: of prompts that the weights were trained with.
-        images: of each set.
     """
 
-    def __init__(self, bundle: Bundle, plan: Plan, sets: CalibrationSets, kinds: Sequence[str], images: int = 2):
-        self._prompts = list(_prompts(replace(sets, images=images), kinds))
-        self._truth = [logits for _, logits in self._answers(trial(bundle, replace(plan, engines=(BACKEND,))))]
+    def __init__(self, bundle: Bundle, plan: Plan, sets: CalibrationSets, kinds: Sequence[str]):
+        self._prompts = list(_prompts(sets, kinds))
+        full = trial(bundle, replace(plan, engines=(BACKEND,)))
+        self._embeddings = [full.encode(image) for image, _ in self._prompts]
+        self._truth = list(self._answers(full, self._embeddings))
 
-    def measure(self, predictor: Predictor) -> tuple[float, float]:
-        """Relative mean square error of the logits, and mean mask IoU, against full precision."""
+    def measure(self, predictor: Predictor, part: str) -> tuple[float, float]:
+        """Relative mean square error of the logits, and mean mask IoU, against full precision.
+
+        Args:
+            predictor: what is measured.
+            part: `encoder`, or `decoder` to take the embeddings of full precision.
+        """
+        embeddings = self._embeddings
+        if part == "encoder":
+            embeddings = [predictor.encode(image) for image, _ in self._prompts]
         errors, overlaps = [], []
-        for (_, logits), truth in zip(self._answers(predictor), self._truth, strict=True):
+        for logits, truth in zip(self._answers(predictor, embeddings), self._truth, strict=True):
             near = np.clip(truth, -_SURE, _SURE)
             errors.append(float(np.square(np.clip(logits, -_SURE, _SURE) - near).mean() / np.square(near).mean()))
             overlaps.append(mask_iou(logits[0] > 0, truth[0] > 0))
         return float(np.mean(errors)), float(np.mean(overlaps))
 
-    def _answers(self, predictor: Predictor) -> Iterator[tuple[Prompt, NDArray[np.float32]]]:
-        for image, prompts in self._prompts:
-            embedding = predictor.encode(image)
+    def _answers(self, predictor: Predictor, embeddings: Sequence[Embedding]) -> Iterator[NDArray[np.float32]]:
+        for embedding, (_, prompts) in zip(embeddings, self._prompts, strict=True):
             for prompt in prompts:
-                yield prompt, predictor.decode_batch(embedding, [prompt])[0].low_res_logits
+                yield predictor.decode_batch(embedding, [prompt])[0].low_res_logits
 
 
 def _prompts(sets: CalibrationSets, kinds: Sequence[str]) -> Iterator[tuple[NDArray[np.generic], list[Prompt]]]:
-    for folder in sets.folders:
-        for labelled in sets.read(folder):
+    spread = sets.folders[:: math.ceil(len(sets.folders) / _PROBED)]
+    for folder in spread:
+        for labelled in sets.read(folder)[: math.ceil(_PROBED / len(spread))]:
             objects = labelled.objects(smallest=30)[: sets.objects]
             boxes = [Prompt(box=tight_box(one)) for one in objects if "box" in kinds]
             points = [Prompt([centre_point(one)], [1]) for one in objects if "points" in kinds]
@@ -165,7 +178,7 @@ def measure_layers(bundle: Bundle, plan: Plan, probe: Probe, progress: Progress)
         listed = list_layers(bundle, plan, part)
         for index, (name, kind, macs) in enumerate(listed, start=1):
             progress(f"{part} layer {index} of {len(listed)}")
-            error, overlap = probe.measure(trial(bundle, lowered_plan(plan, {part: [name]})))
+            error, overlap = probe.measure(trial(bundle, lowered_plan(plan, {part: [name]})), part)
             layers.append(Layer(part, name, kind, macs, error, overlap))
     return layers
 

@@ -12,7 +12,7 @@ from samsdk_export.calibration import CalibrationError, CalibrationSets, Referen
 from samsdk_export.engine_writer import add_engines
 from samsdk_export.manifest_writer import plan_entry, write_manifest
 from samsdk_export.onnx_export import ExportError
-from samsdk_export.parity import certify
+from samsdk_export.parity import ParityError, certify
 from samsdk_export.precision import BACKEND, DEVICE, Probe, find_plan, measure_layers
 from samsdk_export.tensorrt import plan_engines
 
@@ -69,12 +69,12 @@ def add_tiers(
     Args:
         path: `manifest.json` in a staging folder whose other files are all there.
         manifest: its content, without certificates; changed in place.
-        request: what to add.
+        request: what to add; a lower tier that cannot be had is left out, with a line of progress.
         reference: the checkpoint's Dice on the calibration sets.
         progress: called with a line before each step.
 
     Raises:
-        ParityError: a tier is not within its bounds.
+        ParityError: full precision is not within its bounds.
         MissingExtraError: engines need TensorRT-RTX, lower tiers OpenVINO, which is not installed.
     """
     write_manifest(path, manifest)
@@ -106,7 +106,13 @@ def _add_lower(
             continue
         manifest["tiers"][tier] = [plan_entry(found.plan)]
         write_manifest(path, manifest)
-        _prove(path, manifest, tier, DEVICE, calibration, reference, progress)
+        try:
+            _prove(path, manifest, tier, DEVICE, calibration, reference, progress)
+        except ParityError as error:
+            # The bundle is whole without it, and hours of search for the other tiers are not lost.
+            progress(f"{tier}: left out, its plan does not hold in a fresh process: {error}")
+            del manifest["tiers"][tier]
+            write_manifest(path, manifest)
 
 
 def certified_devices() -> list[str]:

@@ -120,7 +120,10 @@ def read_golden(
             prompts = json.loads(str(archive["prompts"]))
             masks, scores = archive["low_res_masks"], archive["iou_predictions"]
             images = [archive[f"image_{index}"] for index in range(sum(name[:6] == "image_" for name in archive.files))]
-            names = bundle.manifest.embedding
+            # What the encoder's graph makes beyond the model's embeddings shows in the logits.
+            names = [name for name in bundle.manifest.embedding if f"embedding_0_{name}" in archive]
+            if not names:
+                raise KeyError("embedding_0_image_embeddings")
             samples = [{name: archive[f"embedding_{index}_{name}"] for name in names} for index in range(len(images))]
         cases = [
             GoldenCase(entry["image"], entry["prompt"], mask, score)

@@ -29,7 +29,7 @@ def quick(exported_bundle: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for part in ("encoder", "decoder"):
             content = (exported_bundle / f"{part}.onnx").read_bytes()
-            patch.setattr(bundle_writer, f"export_{part}", lambda model, content=content: content)
+            patch.setattr(bundle_writer, f"export_{part}", lambda model, rewrites, content=content: content)
         patch.setattr(tier_writer, "available_devices", lambda: ["cpu"])
         yield
 

@@ -59,7 +59,7 @@ def test_export_to_one_file_for_people(
 ) -> None:
     for part in ("encoder", "decoder"):
         content = (exported_bundle / f"{part}.onnx").read_bytes()
-        monkeypatch.setattr(bundle_writer, f"export_{part}", lambda model, content=content: content)
+        monkeypatch.setattr(bundle_writer, f"export_{part}", lambda model, rewrites, content=content: content)
     target = tmp_path / "out" / "tiny.samsdk"
     assert run(saved, "-o", target) == 0
     out, err = capsys.readouterr()

@@ -10,8 +10,16 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 import samsdk
-from samsdk_export.graphs import DecoderGraph, EncoderGraph
-from samsdk_export.onnx_export import FORBIDDEN_OPERATORS, OPSET, ExportError, check_graph
+from samsdk_export.graphs import DecoderGraph, decoder_inputs, embedding_shapes
+from samsdk_export.onnx_export import (
+    FORBIDDEN_OPERATORS,
+    OPSET,
+    REWRITES,
+    ExportError,
+    check_graph,
+    export_decoder,
+    export_encoder,
+)
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 
@@ -44,7 +52,7 @@ def test_the_encoder_in_onnx_runtime_is_torchs(model: Sam, sessions: dict[str, A
     image = torch.rand(batch, 3, 64, 64, generator=torch.Generator().manual_seed(batch))
     (got,) = run(sessions["encoder"], ENCODER_INPUTS, image)
     with torch.inference_mode():
-        expected = EncoderGraph(model).eval()(image)
+        expected = model.image_encoder(image)
     assert got.shape == (batch, 32, 16, 16)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
@@ -69,6 +77,33 @@ def test_the_decoder_in_onnx_runtime_is_torchs_for_any_number(
     torch.testing.assert_close(logits, expected[0], atol=1e-4, rtol=0)
     torch.testing.assert_close(scores, expected[1], atol=1e-4, rtol=0)
     assert logits.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_graphs_with_fewer_or_all_rewrites_answer_the_same(model: Sam, count: int) -> None:
+    rewrites = REWRITES[:count]
+    ahead = "ahead" in rewrites
+    encoder, decoder = (
+        onnxruntime.InferenceSession(export(model, rewrites)) for export in (export_encoder, export_decoder)
+    )
+    generator = torch.Generator().manual_seed(7)
+    image = torch.rand(1, 3, 64, 64, generator=generator)
+    feeds = (
+        torch.rand(3, 2, 2, generator=generator) * 63,
+        torch.tensor([[2.0, 3.0]]).repeat(3, 1),
+        torch.randn(3, 1, 64, 64, generator=generator) * 5,
+        torch.tensor([0.0, 1.0, 1.0]),
+    )
+    embedding, *others = run(encoder, ENCODER_INPUTS, image)
+    assert len(others) == (3 if ahead else 0)
+    assert [list(one.shape[1:]) for one in (embedding, *others)] == [
+        *map(list, embedding_shapes(model, ahead).values())
+    ]
+    logits, scores = run(decoder, decoder_inputs(model, ahead), embedding, *feeds, *others)
+    with torch.inference_mode():
+        expected = DecoderGraph(model).eval()(model.image_encoder(image), *feeds)
+    torch.testing.assert_close(logits, expected[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(scores, expected[1], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -144,11 +144,27 @@ def test_a_probe_measures_relative_errors_and_overlaps(
     assert [prompt.kinds for prompt in probe._prompts[0][1]] == [("box",), ("points",)]
     assert probe._prompts[0][1][0].box == (16, 16, 45, 45)
     assert probe._prompts[0][1][1].points == [(30.0, 30.0)]
-    assert probe.measure(Constant(2.0, 2.0)) == (0.0, 1.0)
+    assert probe.measure(Constant(2.0, 2.0), "encoder") == (0.0, 1.0)
     # All are wrong by 1 of 2.
-    assert probe.measure(Constant(3.0, 3.0)) == (pytest.approx(1 / 4), 1.0)
+    assert probe.measure(Constant(3.0, 3.0), "encoder") == (pytest.approx(1 / 4), 1.0)
     # Half of them are wrong by 3, and on the other side.
-    assert probe.measure(Constant(2.0, -1.0)) == (pytest.approx(9 / 4 / 2), 0.5)
+    worst = Constant(2.0, -1.0)
+    assert probe.measure(worst, "encoder") == (pytest.approx(9 / 4 / 2), 0.5)
+    # A decoder is tried on the embeddings of full precision.
+    monkeypatch.setattr(worst, "encode", None)
+    assert probe.measure(worst, "decoder") == (pytest.approx(9 / 4 / 2), 0.5)
+
+
+def test_a_probe_takes_images_from_all_over_the_sets(
+    make_set: MakeSet, exported_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "trial", lambda bundle, plan: Constant(2.0, 2.0))
+    folders = tuple(make_set(tmp_path / f"{n}", [[(20 + 2 * n, 30, 14)], [(90, 60, 14)]]) for n in range(20))
+    probe = Probe(Bundle.open(exported_bundle), FULL, CalibrationSets(folders), ("points",))
+    # Every third of twenty sets, from the first on; the first two images of each.
+    centres = [prompts[0].points[0][0] for _, prompts in probe._prompts if prompts[0].points]
+    assert centres[::2] == [20.0 + 2 * n for n in range(0, 20, 3)]
+    assert set(centres[1::2]) == {90.0}
 
 
 def test_logits_beyond_doubt_do_not_count(
@@ -157,23 +173,23 @@ def test_logits_beyond_doubt_do_not_count(
     monkeypatch.setattr(precision, "trial", lambda bundle, plan: Constant(100.0, -100.0))
     probe = Probe(Bundle.open(exported_bundle), FULL, sets, ("box",))
     assert [len(prompts) for _, prompts in probe._prompts] == [1] * 4
-    assert probe.measure(Constant(9.0, -20.0)) == (0.0, 1.0)
-    assert probe.measure(Constant(4.0, -20.0)) == (pytest.approx((4 / 8) ** 2 / 2), 1.0)
+    assert probe.measure(Constant(9.0, -20.0), "encoder") == (0.0, 1.0)
+    assert probe.measure(Constant(4.0, -20.0), "encoder") == (pytest.approx((4 / 8) ** 2 / 2), 1.0)
 
 
 @needs_openvino
 def test_one_lowered_layer_moves_the_logits_a_little(exported_bundle: Path, sets: CalibrationSets) -> None:
     bundle = Bundle.open(exported_bundle)
     probe = Probe(bundle, FULL, replace(sets, folders=sets.folders[:1]), ("box",))
-    assert probe.measure(trial(bundle, replace(FULL, engines=("openvino",)))) == (0.0, 1.0)
+    assert probe.measure(trial(bundle, replace(FULL, engines=("openvino",))), "encoder") == (0.0, 1.0)
     listed = list_layers(bundle, FULL, "encoder")
     name = max(listed, key=lambda layer: layer[2])[0]
-    error, overlap = probe.measure(trial(bundle, lowered_plan(FULL, {"encoder": [name]})))
+    error, overlap = probe.measure(trial(bundle, lowered_plan(FULL, {"encoder": [name]})), "encoder")
     # bfloat16 rounds by up to 2^-9; an error of the square of it in one layer, and somewhat more through the network.
     assert 1e-9 < error < 1e-2
     assert overlap > 0.9
     everything = {part: [one for one, _, _ in list_layers(bundle, FULL, part)] for part in ("encoder", "decoder")}
-    worse, _ = probe.measure(trial(bundle, lowered_plan(FULL, everything)))
+    worse, _ = probe.measure(trial(bundle, lowered_plan(FULL, everything)), "encoder")
     assert worse > error
 
 
@@ -289,7 +305,7 @@ def loose(
     with pytest.MonkeyPatch.context() as patch:
         for part in ("encoder", "decoder"):
             content = (exported_bundle / f"{part}.onnx").read_bytes()
-            patch.setattr(bundle_writer, f"export_{part}", lambda model, content=content: content)
+            patch.setattr(bundle_writer, f"export_{part}", lambda model, rewrites, content=content: content)
         patch.setattr(precision, "list_layers", first_layers)
         write_bundle(tiny_checkpoint, target, name="tiny", request=TierRequest(("fast",), sets), progress=lines.append)
     return target, lines

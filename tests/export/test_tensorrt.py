@@ -10,7 +10,7 @@ import torch
 
 from samsdk.backends.tensorrt_library import is_installed, load_engine
 from samsdk.errors import BackendError, MissingExtraError
-from samsdk_export.onnx_export import ExportError, export_decoder, export_encoder
+from samsdk_export.onnx_export import REWRITES, ExportError, export_decoder, export_encoder
 from samsdk_export.tensorrt import (
     DECODER_PROFILE,
     ENCODER_PROFILE,
@@ -37,12 +37,12 @@ def student() -> Sam:
 
 @pytest.fixture(scope="module")
 def encoder(student: Sam) -> bytes:
-    return export_encoder(student)
+    return export_encoder(student, REWRITES)
 
 
 @pytest.fixture(scope="module")
 def decoder(student: Sam) -> bytes:
-    return export_decoder(student)
+    return export_decoder(student, REWRITES)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from samsdk_export.bundle_writer import write_bundle
 from samsdk_export.calibration import CalibrationError, CalibrationSets, largest_change
 from samsdk_export.manifest_writer import file_entry, plan_entry, write_manifest
 from samsdk_export.onnx_export import ExportError
+from samsdk_export.parity import ParityError
+from samsdk_export.precision import Found, lowered_plan
 from samsdk_export.tier_writer import TierRequest, certified_devices
 from samsdk_training.checkpoints import Checkpoint
 
@@ -27,7 +30,7 @@ def quick(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graphs from the bundle that was exported already."""
     for part in ("encoder", "decoder"):
         content = (exported_bundle / f"{part}.onnx").read_bytes()
-        monkeypatch.setattr(bundle_writer, f"export_{part}", lambda model, content=content: content)
+        monkeypatch.setattr(bundle_writer, f"export_{part}", lambda model, rewrites, content=content: content)
 
 
 @pytest.fixture
@@ -128,6 +131,32 @@ def test_a_tier_that_cannot_be_found_is_left_out(
     assert asked == ["balanced", "fast"]
     left_out = [line for line in lines if "left out" in line]
     assert left_out == [f"{tier}: left out, no layer may be lowered within its bound" for tier in ("balanced", "fast")]
+    manifest = Bundle.open(path).manifest
+    assert list(manifest.tiers) == list(manifest.parity) == ["exact"]
+
+
+@needs_openvino
+@pytest.mark.usefixtures("quick")
+def test_a_plan_that_does_not_hold_in_a_fresh_process_is_left_out_and_the_rest_stays(
+    tiny_checkpoint: Checkpoint, sets: CalibrationSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowered = lowered_plan(
+        Plan(Graph("encoder.onnx", "float32"), Graph("decoder.onnx", "float32"), ("openvino",)), {"encoder": ["a"]}
+    )
+    certify = tier_writer.certify
+
+    def prove(bundle: Path, tier: str, *args: Any) -> dict[str, Any]:
+        if tier != "exact":
+            raise ParityError("not this one")
+        return certify(bundle, tier, *args)
+
+    monkeypatch.setattr(tier_writer, "certify", prove)
+    monkeypatch.setattr(tier_writer, "measure_layers", lambda *args: [])
+    monkeypatch.setattr(tier_writer, "find_plan", lambda *args: Found(lowered, 1, 0.1, {}))
+    lines: list[str] = []
+    request = TierRequest(("fast",), sets)
+    path = write_bundle(tiny_checkpoint, tmp_path / "tiny", name="tiny", request=request, progress=lines.append)
+    assert "fast: left out, its plan does not hold in a fresh process: not this one" in lines
     manifest = Bundle.open(path).manifest
     assert list(manifest.tiers) == list(manifest.parity) == ["exact"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from samsdk_export.onnx_export import ExportError, export_decoder, export_encoder
+from samsdk_export.onnx_export import REWRITES, ExportError, export_decoder, export_encoder
 from samsdk_export.storage import store_halves
 from samsdk_export.typed import PRODUCTS, float32_products, to_half
 from samsdk_training.models.sam import DecoderConfig, Sam, SamConfig, build_sam
@@ -37,12 +37,12 @@ def student() -> Sam:
 
 @pytest.fixture(scope="module")
 def encoder(student: Sam) -> bytes:
-    return export_encoder(student)
+    return export_encoder(student, REWRITES[:-1])
 
 
 @pytest.fixture(scope="module")
 def decoder(student: Sam) -> bytes:
-    return export_decoder(student)
+    return export_decoder(student, REWRITES[:-1])
 
 
 def run(graph: bytes, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

@@ -121,12 +121,14 @@ class MaskDecoder(nn.Module):
         Returns:
             The tokens, [P, 1 + masks + T, C], and the image, [P, E * E, C], rows first.
         """
-        prompts = sparse.shape[0]
-        learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, C]
-        tokens = torch.cat([learned.expand(prompts, -1, -1), sparse], dim=1)
-        placed = image.expand(prompts, -1, -1, -1) + dense  # [P, C, E, E]
-        attended: tuple[Tensor, Tensor] = self.transformer(placed, image_pe, tokens)
+        placed = image.expand(sparse.shape[0], -1, -1, -1) + dense  # [P, C, E, E]
+        attended: tuple[Tensor, Tensor] = self.transformer(placed, image_pe, self.tokens(sparse))
         return attended
+
+    def tokens(self, sparse: Tensor) -> Tensor:
+        """The learned tokens before those of the prompt, [P, 1 + masks + T, C]; `sparse` as in `forward`."""
+        learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # [1 + masks, C]
+        return torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], dim=1)
 
     def filters(self, tokens: Tensor, wanted: range) -> Tensor:
         """What the wanted masks look for in the upsampled image, [P, M, C/8]; `tokens` as `attend` gives them."""

@@ -113,18 +113,27 @@ class TwoWayBlock(nn.Module):
         Returns:
             The new tokens [P, T, C] and image [P, E*E, C].
         """
+        tokens = self.attend_to_selves(tokens, token_pe)
+        placed_image = image + image_pe
+        tokens = self.digest(tokens, self.cross_attn_token_to_image(tokens + token_pe, placed_image, image))
+        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + token_pe, tokens))
+        return tokens, image
+
+    def attend_to_selves(self, tokens: Tensor, token_pe: Tensor) -> Tensor:
+        """The tokens after self attention, [P, T, C]; arguments as in `forward`."""
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             placed = tokens + token_pe
             tokens = tokens + self.self_attn(placed, placed, tokens)
-        tokens = self.norm1(tokens)
+        out: Tensor = self.norm1(tokens)
+        return out
 
-        placed_image = image + image_pe
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, placed_image, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + token_pe, tokens))
-        return tokens, image
+    def digest(self, tokens: Tensor, gathered: Tensor) -> Tensor:
+        """The tokens after what they gathered from the image, and the MLP; all [P, T, C]."""
+        tokens = self.norm2(tokens + gathered)
+        out: Tensor = self.norm3(tokens + self.mlp(tokens))
+        return out
 
 
 class TwoWayTransformer(nn.Module):

@@ -1,0 +1,25 @@
+"""How much a model computes."""
+
+import copy
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from samsdk_training.models.sam import Sam
+
+
+def count_flops(model: Sam) -> dict[str, int]:
+    """Floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points); 2 a multiplication.
+
+    As PyTorch counts them: convolutions and matrix products, of the model as trained.
+    """
+    side = model.image_size
+    with torch.inference_mode(), torch.device("meta"):
+        # Shapes alone, which cost nothing.
+        model = copy.deepcopy(model).to("meta")
+        points = torch.empty(1, 2, 2), torch.empty(1, 2)
+        with FlopCounterMode(display=False) as encoder:
+            embeddings = model.encode(torch.empty(1, 3, side, side))
+        with FlopCounterMode(display=False) as decoder:
+            model.decode(embeddings, points=points)
+    return {"encoder": encoder.get_total_flops(), "decoder": decoder.get_total_flops()}
