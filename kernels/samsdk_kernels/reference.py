@@ -4,6 +4,7 @@ It is written as matmul, softmax, matmul on purpose: this is also the form that 
 operator would hide from it the very products that the export rewrites absorb.
 """
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +27,42 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, bias: Tensor | N
     if bias is not None:
         scores = scores + bias
     return scores.softmax(dim=-1) @ v
+
+
+def relative_position_bias(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """Write out SAM's decomposed relative position as a bias on the scores.
+
+    From query (y, x) to key (y', x') it is ``q . rel_h[y, y'] + q . rel_w[x, x']``, with the query as it is, not scaled
+    (Li et al., MViTv2, 2022; `add_decomposed_rel_pos` of segment-anything).
+
+    Args:
+        q: Queries [..., H * W, d], row by row.
+        rel_h: Embedding of the distance from row y to row y', [H, H, d], same dtype.
+        rel_w: Embedding of the distance from column x to column x', [W, W, d], same dtype.
+
+    Returns:
+        Bias [..., H * W, H * W].
+    """
+    grid = q.reshape(*q.shape[:-2], rel_h.shape[0], rel_w.shape[0], q.shape[-1])  # [..., H, W, d]
+    by_row = torch.einsum("...yxc,ykc->...yxk", grid, rel_h)
+    by_column = torch.einsum("...yxc,xkc->...yxk", grid, rel_w)
+    return (by_row[..., :, None] + by_column[..., None, :]).flatten(-2).flatten(-3, -2)
+
+
+def relative_position_attention(
+    q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, *, scale: float
+) -> Tensor:
+    """Compute attention over a map of H x W positions with SAM's decomposed relative position.
+
+    Args:
+        q: Queries [..., H * W, d], row by row, floating point.
+        k: Keys, same shape and dtype.
+        v: Values, same shape and dtype.
+        rel_h: Embedding of the distance from row y to row y', [H, H, d], same dtype.
+        rel_w: Embedding of the distance from column x to column x', [W, W, d], same dtype.
+        scale: Factor on ``q k^T`` alone, usually ``d ** -0.5``.
+
+    Returns:
+        Attended values [..., H * W, d], dtype of the inputs.
+    """
+    return attention(q, k, v, scale=scale, bias=relative_position_bias(q, rel_h, rel_w))
