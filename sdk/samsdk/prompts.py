@@ -58,7 +58,7 @@ class DecoderInputs:
     Attributes:
         point_coords: [K, 2], (x, y) in pixels of the network's input square.
         point_labels: [K].
-        mask_input: [4E, 4E] logits, zeros without a mask.
+        mask_input: [4E, 4E] logits, or probabilities where the bundle wants them; zeros without a mask.
         has_mask_input: 1.0 with a mask, else 0.0.
     """
 
@@ -106,6 +106,9 @@ def encode_prompt(
     mask = np.zeros((mask_side, mask_side), dtype=np.float32)
     if prompt.mask is not None:
         mask = _check_mask(prompt.mask, frame, preprocessing, mask_side)
+        if preprocessing.mask_prompt == "sigmoid":
+            # By tanh, which no logit makes overflow.
+            mask = (0.5 + 0.5 * np.tanh(0.5 * mask)).astype(np.float32)
     return DecoderInputs(np.concatenate(coords), np.concatenate(tokens), mask, float(prompt.mask is not None))
 
 

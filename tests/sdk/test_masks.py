@@ -422,3 +422,48 @@ def test_the_mask_of_a_window_is_that_of_its_crop_and_nothing_outside(window: tu
     assert expected.any()
     np.testing.assert_array_equal(upsample_region(logits, frame).full(), expected)
     np.testing.assert_array_equal(upsample_logits(logits[None], frame), upsample_logits(logits[None], crop))
+
+
+def test_masks_of_a_centred_image_are_sam_med2d_s() -> None:
+    """Interpolated to the square, then cut out of it: SAM-Med2D's postprocess_masks of a padded image."""
+    preprocessing = Preprocessing(64, "pad_center_or_resize", interpolation="nearest")
+    for size in ((20, 41), (63, 30), (5, 7)):
+        frame = preprocessing.frame(size)
+        logits = np.random.default_rng(size[0]).normal(size=(1, 16, 16)).astype(np.float32)
+        whole = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (64, 64), mode="bilinear")[0].numpy()
+        top, left = frame.offset
+        expected = whole[:, top : top + size[0], left : left + size[1]]
+        np.testing.assert_allclose(upsample_logits(logits, frame), expected, atol=1e-5)
+        np.testing.assert_array_equal(upsample_region(logits[0], frame).full(), expected[0] > 0)
+
+
+def test_masks_of_a_stretched_image_are_interpolated_along_each_axis() -> None:
+    preprocessing = Preprocessing(64, "resize_square")
+    frame = preprocessing.frame((100, 37))
+    logits = np.random.default_rng(1).normal(size=(2, 16, 16)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (100, 37), mode="bilinear")[0].numpy()
+    np.testing.assert_allclose(upsample_logits(logits, frame), expected, atol=1e-5)
+    np.testing.assert_array_equal(upsample_region(logits[0], frame).full(), expected[0] > 0)
+
+
+def test_logits_move_between_windows_of_stretched_and_centred_frames() -> None:
+    # A plane over the image: at every cell's place its value is known, whatever the frame.
+    def places(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        rows, columns = (
+            start + ((np.arange(16) + 0.5) * frame.input_size / 16 - offset) / scale
+            for start, offset, scale in zip(frame.window[1::-1], frame.offset, frame.scales, strict=True)
+        )
+        return np.broadcast_to(rows[:, None], (16, 16)), np.broadcast_to(columns, (16, 16))
+
+    for rule in ("resize_square", "pad_center_or_resize"):
+        preprocessing = Preprocessing(64, rule)
+        source, target = preprocessing.frame((90, 60)), preprocessing.frame((90, 60), (10, 20, 50, 60))
+        rows, columns = places(source)
+        moved = reframe_logits((0.3 * columns - 0.2 * rows).astype(np.float32), source, target, -99.0)
+        rows, columns = places(target)
+        shown = (rows >= 0) & (rows < 90) & (columns >= 0) & (columns < 60)
+        np.testing.assert_array_equal(moved != -99, shown)
+        # Not at the image's border, where the outermost cell is repeated.
+        inner = (rows > 3) & (rows < 87) & (columns > 2) & (columns < 58)
+        assert inner.mean() > 0.8
+        np.testing.assert_allclose(moved[inner], (0.3 * columns - 0.2 * rows)[inner], atol=2e-2)

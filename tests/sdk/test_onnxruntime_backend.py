@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -73,6 +74,18 @@ def test_threads_and_memory_reach_the_session(graph: bytes, monkeypatch: pytest.
     kept = {"arena_extend_strategy": "kSameAsRequested"}
     limited = {**kept, "gpu_mem_limit": "2000000000"}
     assert asked == [(graph, 3, [(CUDA, limited), CPU]), (graph, 0, [(CUDA, kept), CPU])]
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(99, 10), (18, 99)])
+def test_a_graph_that_is_newer_than_the_engine_is_refused_with_the_remedy(opset: int, ir: int) -> None:
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    newer = onnx.helper.make_model(
+        onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "newer", [x], [y]),
+        opset_imports=[onnx.helper.make_opsetid("", opset)],
+        ir_version=ir,
+    )
+    with pytest.raises(BackendError, match=r"newer than this onnxruntime .* `pip install --upgrade onnxruntime`"):
+        OnnxRuntimeBackend(newer.SerializeToString(), "cpu", BackendOptions())
 
 
 @pytest.mark.usefixtures("cpu_only")

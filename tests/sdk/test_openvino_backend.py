@@ -322,6 +322,22 @@ def test_a_damaged_compiled_graph_is_made_again(tmp_path: Path, damage: str) -> 
 
 
 @needs_openvino
+def test_a_compiled_graph_that_openvino_refuses_is_made_again(tmp_path: Path) -> None:
+    content, options = two_products(), BackendOptions(cache=tmp_path)
+    x = np.random.default_rng(1).normal(size=(4, 64)).astype(np.float32)
+    first = OpenVinoBackend(content, FULL, options)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    body = whole[32 : 40 + int.from_bytes(whole[32:40], "little")] + b"compiled by somebody else"
+    file.write_bytes(hashlib.sha256(body).digest() + body)
+    second = OpenVinoBackend(content, FULL, options)
+    assert not second.from_cache
+    for name, values in first.run({"x": x}).items():
+        np.testing.assert_array_equal(second.run({"x": x})[name], values)
+    assert OpenVinoBackend(content, FULL, options).from_cache
+
+
+@needs_openvino
 def test_only_so_many_compiled_graphs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samsdk.backends.compiled_cache._MOST", 2)
     for threads in (1, 2, 3):

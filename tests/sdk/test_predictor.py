@@ -115,6 +115,33 @@ def test_a_batch_of_mixed_prompts_answers_as_one_by_one(
     assert calls == [(1, 0), (1, 3), (1, 4), (6, 2)]
 
 
+def test_the_best_mask_answers_where_the_first_was_never_trained(fresh: Predictor, embedding: Embedding) -> None:
+    def rank(outputs: dict[str, Any]) -> None:
+        scores = outputs["iou_predictions"]
+        scores[:] = np.eye(3, 4, 1)[np.arange(len(scores)) % 3]
+        scores[:, 0] = 9  # of the first mask, which must not count
+
+    spy_on(fresh, "_decoder", spoil=rank)
+    prompts = [Prompt(box=(x, 10, x + 90, 120)) for x in range(0, 60, 10)]
+    many = fresh.decode_batch(embedding, prompts, multimask=True)
+    fresh.manifest = replace(fresh.manifest, single_mask="best")
+    for index, (single, offered) in enumerate(zip(fresh.decode_batch(embedding, prompts), many, strict=True)):
+        assert single.scores.tolist() == [1.0]
+        np.testing.assert_array_equal(single.low_res_logits[0], offered.low_res_logits[index % 3])
+    same(fresh.decode_batch(embedding, prompts, multimask=True)[4], many[4])
+
+
+def test_a_mask_goes_back_as_its_sigmoid_where_the_bundle_says_so(fresh: Predictor, embedding: Embedding) -> None:
+    first = fresh.decode(embedding, box=BOX)
+    spy = spy_on(fresh, "_decoder")
+    fresh.decode(embedding, mask=first)
+    fresh.manifest = replace(fresh.manifest, preprocessing=replace(fresh.manifest.preprocessing, mask_prompt="sigmoid"))
+    fresh.decode(embedding, mask=first)
+    logits, probability = (feeds["mask_input"][0, 0] for feeds in spy.feeds)
+    np.testing.assert_array_equal(logits, first.low_res_logits[0])
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
 def test_prompts_of_one_kind_share_one_engine_call(fresh: Predictor, embedding: Embedding) -> None:
     spy = spy_on(fresh, "_decoder")
     boxes = [Prompt(box=(x, 10, x + 50, 80)) for x in range(0, 400, 10)]

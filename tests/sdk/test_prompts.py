@@ -1,5 +1,6 @@
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -254,3 +255,19 @@ def test_the_feeds_do_not_share_memory_with_the_users_logits() -> None:
     feeds = encode(mask=logits)
     logits[:] = 5
     assert not feeds.mask_input.any()
+
+
+def test_a_sigmoid_mask_prompt_is_the_probability() -> None:
+    logits = np.random.default_rng(1).normal(size=(SIDE, SIDE)).astype(np.float32) * 200
+    frame, preprocessing = PREPROCESSING.frame(SIZE), replace(PREPROCESSING, mask_prompt="sigmoid")
+    feeds = encode_prompt(Prompt(mask=logits), frame, preprocessing, SIDE, KINDS)
+    assert feeds.mask_input.dtype == np.float32
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(feeds.mask_input, 1 / (1 + np.exp(-logits.astype(np.float64))), atol=1e-6)
+    whole = encode_prompt(Prompt(mask=np.ones(SIZE, bool)), frame, preprocessing, SIDE, KINDS).mask_input
+    filled = [round(length * SIDE / 64) for length in frame.resized_size]
+    np.testing.assert_allclose(whole[: filled[0], : filled[1]], 1, atol=1e-4)
+    # The padding is certain not to be the object.
+    np.testing.assert_allclose(whole[:, filled[1] :], 0, atol=1e-4)
+    # Without a mask there is nothing to turn into a probability.
+    assert not encode_prompt(Prompt(box=[1, 2, 3, 4]), frame, preprocessing, SIDE, KINDS).mask_input.any()

@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,7 +181,7 @@ def test_a_window_is_the_crop_by_hand_with_shifted_coordinates(window: tuple[int
     expected, crop = LITE.apply_image(np.ascontiguousarray(image[y0:y1, x0:x1]))
     np.testing.assert_array_equal(got, expected)
     assert (frame.original_size, frame.window, frame.window_size) == ((90, 60), window, (y1 - y0, x1 - x0))
-    assert (frame.resized_size, frame.scale) == (crop.resized_size, crop.scale)
+    assert (frame.resized_size, frame.scales) == (crop.resized_size, crop.scales)
     points = rng.uniform((x0, y0), (x1, y1), (5, 2))
     np.testing.assert_array_equal(LITE.apply_coords(points, frame), LITE.apply_coords(points - (x0, y0), crop))
     box = np.array([x0, y0, x1, y1])
@@ -197,3 +198,110 @@ def test_a_window_out_of_the_image_or_empty_is_refused(window: tuple[int, int, i
         LITE.frame((90, 60), window)
     with pytest.raises(ValueError, match="expected a window"):
         LITE.apply_image(np.zeros((90, 60), np.uint8), window)
+
+
+IMAGENET = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+
+
+def sam(size: int = 128) -> Preprocessing:
+    return Preprocessing(size, interpolation="antialiased", normalisation="imagenet_rgb")
+
+
+def med2d(size: int = 64) -> Preprocessing:
+    return Preprocessing(size, "pad_center_or_resize", interpolation="nearest", normalisation="imagenet_bgr_quirk")
+
+
+def square(size: int = 64) -> Preprocessing:
+    return Preprocessing(size, "resize_square", interpolation="cubic")
+
+
+@pytest.mark.parametrize("size", [(200, 150), (90, 60), (60, 128), (7, 300)])
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "RGB"])
+def test_segment_anything_s_input(size: tuple[int, int], channels: tuple[int]) -> None:
+    image = np.random.default_rng(sum(size)).integers(0, 256, size + channels).astype(np.uint8)
+    colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
+    height, width = (int(side * 128 / max(size) + 0.5) for side in size)
+    picture = PIL.Image.fromarray(colour).resize((width, size[0]), PIL.Image.Resampling.BILINEAR)
+    resized = np.asarray(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))
+    expected = np.zeros((1, 3, 128, 128))
+    expected[0, :, :height, :width] = ((resized - IMAGENET[0]) / IMAGENET[1]).transpose(2, 0, 1)
+    result, frame = sam().apply_image(image)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert (frame.resized_size, frame.offset) == ((height, width), (0, 0))
+
+
+@pytest.mark.parametrize("size", [(63, 40), (20, 63), (64, 10), (100, 90), (40, 200), (64, 64), (1, 1)])
+def test_sam_med2d_s_input(size: tuple[int, int]) -> None:
+    """SAM-Med2D's DataLoader.py, stated again: BGR as OpenCV reads it, normalised as RGB, then padded or stretched."""
+    image = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3)).astype(np.uint8)
+    values = (image[:, :, ::-1] - IMAGENET[0]) / IMAGENET[1]
+    if max(size) < 64:
+        top, left = int((64 - size[0]) / 2.0), int((64 - size[1]) / 2.0)
+        margins = (top, 64 - size[0] - top), (left, 64 - size[1] - left), (0, 0)
+        expected = np.pad(values, margins)
+    else:
+        expected = cv2.resize(values, (64, 64), interpolation=cv2.INTER_NEAREST)
+    result, _ = med2d().apply_image(image)
+    np.testing.assert_allclose(result[0].transpose(1, 2, 0), expected, atol=1e-6)
+
+
+def test_medsam_s_input_fills_the_square() -> None:
+    image = np.random.default_rng(3).integers(20, 221, (90, 50, 3)).astype(np.uint8)
+    resized = cv2.resize(image, (64, 64), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+    expected = (resized - resized.min()) / (resized.max() - resized.min())
+    result, frame = square().apply_image(image)
+    np.testing.assert_allclose(result[0].transpose(1, 2, 0), expected, atol=1e-6)
+    assert frame == Frame((90, 50), (64, 64), 64, (0, 0, 50, 90))
+
+
+def test_samed_s_input_is_the_share_of_255() -> None:
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    result, _ = Preprocessing(16, "resize_square", normalisation="unit").apply_image(image)
+    np.testing.assert_array_equal(result[0, 1], (image / 255).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "size", "points", "expected"),
+    [
+        # Stretched: 64 / 128 down, 64 / 32 across.
+        (square(), (128, 32), [[0, 0], [16, 64], [32, 128]], [[0, 0], [32, 32], [64, 64]]),
+        (med2d(), (128, 32), [[8, 10]], [[16, 5]]),
+        # Centred: 12 and 22 pixels of zeros come first.
+        (med2d(), (20, 40), [[0, 0], [10.5, 3], [40, 20]], [[12, 22], [22.5, 25], [52, 42]]),
+        # An odd rest: the smaller half comes first.
+        (med2d(), (21, 63), [[1, 1]], [[1, 22]]),
+    ],
+)
+def test_coordinates_of_stretched_and_centred_images(preprocessing, size, points, expected) -> None:
+    frame = preprocessing.frame(size)
+    np.testing.assert_allclose(preprocessing.apply_coords(np.array(points), frame), expected, atol=1e-5)
+    box = np.array([*points[0], *points[-1]])
+    np.testing.assert_allclose(preprocessing.apply_boxes(box, frame), [*expected[0], *expected[-1]], atol=1e-5)
+
+
+def test_a_window_of_a_stretched_or_centred_image_is_the_crop_by_hand() -> None:
+    image = np.random.default_rng(4).integers(0, 256, (90, 60, 3)).astype(np.uint8)
+    points = np.array([[15.0, 30.0], [20.5, 31.0]])
+    for preprocessing in (square(), med2d()):
+        for x0, y0, x1, y1 in ((10, 20, 50, 50), (0, 5, 60, 90)):
+            got, frame = preprocessing.apply_image(image, (x0, y0, x1, y1))
+            expected, crop = preprocessing.apply_image(np.ascontiguousarray(image[y0:y1, x0:x1]))
+            np.testing.assert_array_equal(got, expected)
+            np.testing.assert_allclose(
+                preprocessing.apply_coords(points, frame), preprocessing.apply_coords(points - (x0, y0), crop)
+            )
+
+
+def test_masks_of_stretched_and_centred_images_lie_where_the_image_does() -> None:
+    mask = np.zeros((20, 40), bool)
+    mask[4:12, 8:24] = True
+    centred = med2d().apply_mask(mask, med2d().frame((20, 40)), 16)
+    expected = np.zeros((64, 64))
+    expected[26:34, 20:36] = 1
+    np.testing.assert_allclose(centred, expected.reshape(16, 4, 16, 4).mean(axis=(1, 3)), atol=1e-6)
+    wide = np.zeros((128, 32), bool)
+    wide[32:64, 8:16] = True
+    expected = np.zeros((16, 16))
+    expected[4:8, 4:8] = 1
+    np.testing.assert_allclose(square().apply_mask(wide, square().frame((128, 32)), 16), expected, atol=1e-6)

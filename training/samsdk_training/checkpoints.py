@@ -95,9 +95,12 @@ class Checkpoint:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """Geometry, intensity and normalisation as the code that carries them out."""
+        """Geometry, intensity, normalisation and the kind of mask prompt as the code that carries them out."""
         return Preprocessing(
-            **self.geometry, intensity=self.intensity["rule"], normalisation=self.normalisation["rule"]
+            **self.geometry,
+            intensity=self.intensity["rule"],
+            normalisation=self.normalisation["rule"],
+            mask_prompt=self.prompts["mask"],
         )
 
     def build(self) -> Sam:

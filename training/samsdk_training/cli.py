@@ -1,4 +1,4 @@
-"""`samsdk evaluate`, `samsdk train` and `samsdk slim`, added to the program by entry points.
+"""`samsdk evaluate`, `samsdk train`, `samsdk slim` and `samsdk models import`, added to the program by entry points.
 
 `evaluate` needs the runtime alone, so that devices can be measured; the others import torch when they run.
 """
@@ -72,6 +72,48 @@ def add_slim(commands: Any) -> None:
     parser = add_command(commands, "slim", _run_slim, "halve a checkpoint: fold batch norms, round weights to 16 bits")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint's folder")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="folder to write")
+
+
+def add_models_import(actions: Any) -> None:
+    """Add the action `import` of the command `models`."""
+    text = "turn a file of published weights into a checkpoint"
+    parser = add_command(actions, "import", _run_models_import, text)
+    parser.add_argument("file", type=Path, help="the weights as they were published (.pth, .pt)")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        required=True,
+        metavar="KIND",
+        help="sam-vit-b, -l or -h, medsam-vit-b, mobile-sam, lite-medsam, sam-med2d, samed, samed-s or samed-h",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="folder to write")
+    parser.add_argument(
+        "--base", type=Path, metavar="FILE", help="base of low-rank weights (samed): its weights, or a checkpoint"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="input side in pixels, if not that of the publication"
+    )
+    parser.add_argument("--classes", default="", metavar="NAME,NAME", help="names of the classes of low-rank weights")
+
+
+def _run_models_import(args: argparse.Namespace) -> Report:
+    try:
+        from samsdk_training.checkpoints import save_checkpoint
+        from samsdk_training.importers import KINDS, import_weights
+    except ImportError as error:
+        raise MissingExtraError(f"samsdk models import needs {error.name}: pip install 'samsdk[train]'") from error
+    if args.kind not in KINDS:
+        raise WrongCallError(f"unknown kind of weights {args.kind!r}; known kinds: {', '.join(KINDS)}")
+    classes = [name.strip() for name in args.classes.split(",") if name.strip()]
+    checkpoint = import_weights(args.file, args.kind, base=args.base, image_size=args.image_size, classes=classes)
+    save_checkpoint(checkpoint, args.output)
+    known = "the published file" if checkpoint.lineage["known"] else "not a published file that samsdk knows"
+    data = {"checkpoint": str(args.output), "kind": args.kind, "lineage": checkpoint.lineage}
+    lines = [
+        f"{args.output}: {len(checkpoint.state)} tensors of {args.kind} ({known})",
+        f"sha256 {checkpoint.lineage['sha256']}",
+    ]
+    return Report(data, "\n".join(lines))
 
 
 def _run_train(args: argparse.Namespace) -> Report:

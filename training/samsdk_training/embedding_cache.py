@@ -70,12 +70,15 @@ def cache_embeddings(
 
 
 def _check_teacher(root: Path, embedding: Embedding, preprocessing: Preprocessing) -> None:
+    rules = asdict(preprocessing)
+    # An embedding does not depend on what the decoder takes as a mask.
+    del rules["mask_prompt"]
     given: dict[str, Any] = {
         "format": FORMAT,
         "teacher": embedding.bundle,
         "shape": list(embedding.image_embeddings.shape[1:]),
         "input_size": embedding.frame.input_size,
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": rules,
     }
     path = root / TEACHER_FILE
     if not path.exists():

@@ -1,6 +1,7 @@
 """ONNX Runtime, the backend that is always there."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ CUDA: Final = "CUDAExecutionProvider"
 _DEVICES: Final = ("cpu", "cuda")
 # Those of other backends and `auto`, which never get here and are only named to the user.
 _OTHER_DEVICES: Final = ("openvino", "tensorrt", "auto")
+
+# How it says that a file's opset, or the format itself, is beyond it.
+_NEWER: Final = re.compile(r"Opset \d+ is under development|Unsupported model IR version")
 
 # A provider list as ONNX Runtime takes it: names, or (name, options).
 Providers = Sequence[str | tuple[str, dict[str, Any]]]
@@ -115,4 +119,9 @@ def _open(graph: bytes, providers: Providers, threads: int | None) -> onnxruntim
     try:
         return onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's exceptions share no base class
+        if _NEWER.search(str(error)):
+            raise BackendError(
+                f"the graph is newer than this onnxruntime ({VERSION}): `pip install --upgrade onnxruntime`, "
+                f"or export the bundle again with this samsdk; ONNX Runtime says: {error}"
+            ) from error
         raise BackendError(f"ONNX Runtime cannot load the graph: {error}") from error

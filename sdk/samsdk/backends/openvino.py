@@ -73,12 +73,7 @@ class OpenVinoBackend:
         if options.cache is not None:
             engine = {"openvino": openvino.__version__, **settings}
             cache = CompiledCache(options.cache, content, graph, engine)
-            kept = cache.read()
-            if kept is not None:
-                about, blob = kept
-                self._outputs, self._inputs = about["outputs"], {k: np.dtype(v) for k, v in about["inputs"].items()}
-                self._compiled = core.import_model(blob, "CPU", settings)
-                self.from_cache = True
+            if self._import(core, cache, settings):
                 return
         model = core.read_model(content)
         _fix_batch(model)
@@ -91,6 +86,21 @@ class OpenVinoBackend:
         if cache is not None:
             inputs = {name: dtype.str for name, dtype in self._inputs.items()}
             cache.write({"outputs": self._outputs, "inputs": inputs}, self._compiled.export_model().getvalue())
+
+    def _import(self, core: Any, cache: CompiledCache, settings: dict[str, Any]) -> bool:
+        kept = cache.read()
+        if kept is None:
+            return False
+        about, blob = kept
+        try:
+            self._compiled = core.import_model(blob, "CPU", settings)
+        except Exception as error:  # as in `__init__`
+            # Its hash holds, but this processor or build is another one than its key could tell.
+            logger.warning("OpenVINO refuses a graph that it compiled earlier, which is compiled anew: %s", error)
+            return False
+        self._outputs, self._inputs = about["outputs"], {k: np.dtype(v) for k, v in about["inputs"].items()}
+        self.from_cache = True
+        return True
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         """Run the graph; see `Backend.run`."""

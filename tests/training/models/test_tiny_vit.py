@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from samsdk_training.models import TinyViT, TinyViTConfig
 
@@ -97,6 +98,25 @@ def test_embedding_side_follows_the_configuration(small_config, size, strides, s
         assert encoder(torch.zeros(1, 3, size, size)).shape == (1, 32, side, side)
 
 
+def test_mobile_sam_s_stem_is_two_strided_convolutions(small_config, randomise, relative_error) -> None:
+    encoder = TinyViT(replace(small_config.encoder, stem_stride=4)).double().eval()
+    randomise(encoder, 5)
+    assert (encoder.config.sides, encoder.embedding_side) == ((16, 8, 4, 4), 4)
+    x = image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    state = encoder.patch_embed.state_dict()
+    for index in (0, 2):
+        x = functional.conv2d(x, state[f"seq.{index}.c.weight"], stride=2, padding=1)
+        mean, var, weight, bias = (
+            state[f"seq.{index}.bn.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = functional.batch_norm(x, mean, var, weight, bias)
+        x = functional.gelu(x) if index == 0 else x
+    with torch.inference_mode():
+        assert x.shape == (2, 8, 16, 16)
+        assert relative_error(encoder.patch_embed(image), x) <= 1e-12
+        assert encoder(image).shape == (2, 32, 4, 4)
+
+
 def test_an_image_moves_only_the_embedding_of_its_own_place(small_config, randomise) -> None:
     # Windows of 7 on a map of 16: a change at the bottom right stays within its window's reach, not in the top left.
     encoder = TinyViT(replace(small_config.encoder, depths=(1, 1, 1, 1), window_sizes=(7, 7, 7, 7), image_size=128))
@@ -121,7 +141,9 @@ def test_images_of_another_size_are_refused(small_config) -> None:
         ({"depths": (1, 1)}, "one entry a stage"),
         ({"strides": (2, 2)}, "strides needs 3 entries"),
         ({"num_heads": (1, 3, 2, 4)}, "must divide embed_dims"),
-        ({"image_size": 66}, "not a multiple of the total stride"),
+        ({"image_size": 66}, "image_size 66 is not a multiple of the total stride 4"),
+        ({"image_size": 72, "stem_stride": 4}, "image_size 72 is not a multiple of the total stride 16"),
+        ({"stem_stride": 2}, "stem_stride must be 1 or 4, got 2"),
     ],
 )
 def test_configurations_that_cannot_be_built_are_refused(small_config, change, text) -> None:

@@ -3,10 +3,20 @@
 from samsdk_training.models.layer_norm import LayerNorm2d
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
-from samsdk_training.models.sam import Sam, SamConfig, build_sam, lite_medsam_config, student_config
+from samsdk_training.models.sam import (
+    Sam,
+    SamConfig,
+    build_sam,
+    lite_medsam_config,
+    mobile_sam_config,
+    sam_med2d_config,
+    sam_vit_config,
+    student_config,
+)
 from samsdk_training.models.student import StudentEncoder, StudentEncoderConfig
 from samsdk_training.models.tiny_vit import TinyViT, TinyViTConfig
 from samsdk_training.models.transformer import TwoWayTransformer
+from samsdk_training.models.vit import VitConfig, VitEncoder
 
 __all__ = [
     "LayerNorm2d",
@@ -19,7 +29,12 @@ __all__ = [
     "TinyViT",
     "TinyViTConfig",
     "TwoWayTransformer",
+    "VitConfig",
+    "VitEncoder",
     "build_sam",
     "lite_medsam_config",
+    "mobile_sam_config",
+    "sam_med2d_config",
+    "sam_vit_config",
     "student_config",
 ]

@@ -5,24 +5,28 @@ LiteMedSAM (Ma et al., https://github.com/bowang-lab/MedSAM, Apache-2.0).
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from types import UnionType
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from samsdk_training.models.config import expect_fields, from_json, to_json
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
 from samsdk_training.models.student import StudentEncoder, StudentEncoderConfig
 from samsdk_training.models.tiny_vit import TinyViT, TinyViTConfig
 from samsdk_training.models.transformer import TwoWayTransformer
+from samsdk_training.models.vit import VitConfig, VitEncoder, vit_config
 
 ARCHITECTURE = "sam"
-EncoderConfig = TinyViTConfig | StudentEncoderConfig
-ImageEncoder = TinyViT | StudentEncoder
+EncoderConfig = TinyViTConfig | StudentEncoderConfig | VitConfig
+ImageEncoder = TinyViT | StudentEncoder | VitEncoder
 # The name that a configuration bears in a checkpoint.
-_ENCODERS: dict[str, type[EncoderConfig]] = {"tiny_vit": TinyViTConfig, "student": StudentEncoderConfig}
-_PER_STAGE = {"embed_dims", "depths", "num_heads", "window_sizes", "strides", "widths"}
+_ENCODERS: dict[str, type[EncoderConfig]] = {
+    "tiny_vit": TinyViTConfig,
+    "student": StudentEncoderConfig,
+    "vit": VitConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,11 @@ class SamConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON types: dictionaries, lists, strings, numbers."""
-        encoder = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.encoder).items()}
         architecture = next(name for name, kind in _ENCODERS.items() if isinstance(self.encoder, kind))
         return {
             "architecture": ARCHITECTURE,
-            "encoder": {"architecture": architecture, **encoder},
-            "decoder": asdict(self.decoder),
+            "encoder": {"architecture": architecture, **to_json(self.encoder)},
+            "decoder": to_json(self.decoder),
             "mask_channels": self.mask_channels,
         }
 
@@ -81,21 +84,19 @@ class SamConfig:
         Raises:
             ValueError: An architecture is not known, a field is missing or unknown, or a value is of the wrong type.
         """
-        _expect_fields("model", config, {"architecture", "encoder", "decoder", "mask_channels"})
-        _expect_architecture("model", config, ARCHITECTURE)
-        encoder = config["encoder"]
-        kind = _encoder_kind(encoder)
-        _expect_fields("encoder", encoder, {"architecture", *(f.name for f in fields(kind))})
-        _expect_fields("decoder", config["decoder"], {f.name for f in fields(DecoderConfig)})
-        _expect_numbers("model", config, {"mask_channels"})
-        switches = {f.name for f in fields(kind) if f.type is bool}
-        _expect_numbers("encoder", encoder, set(encoder) - {"architecture"} - switches)
-        if wrong := sorted(name for name in switches if not isinstance(encoder[name], bool)):
-            raise ValueError(f"encoder: expected true or false for {', '.join(wrong)}")
-        _expect_numbers("decoder", config["decoder"], set(config["decoder"]))
-        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in encoder.items()}
-        del shape["architecture"]
-        return cls(kind(**shape), DecoderConfig(**config["decoder"]), config["mask_channels"])
+        values = expect_fields("model", config, {"architecture", "encoder", "decoder", "mask_channels"})
+        if values["architecture"] != ARCHITECTURE:
+            raise ValueError(f"model: expected the architecture {ARCHITECTURE!r}, got {values['architecture']!r}")
+        encoder = values["encoder"]
+        name = encoder.get("architecture") if isinstance(encoder, Mapping) else None
+        if name not in _ENCODERS:
+            raise ValueError(f"encoder: expected an architecture out of {', '.join(_ENCODERS)}, got {name!r}")
+        channels = values["mask_channels"]
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels <= 0:
+            raise ValueError(f"model: mask_channels: expected a positive number, got {channels!r}")
+        shape = {key: value for key, value in encoder.items() if key != "architecture"}
+        decoder = from_json(DecoderConfig, "decoder", values["decoder"])
+        return cls(from_json(_ENCODERS[name], "encoder", shape), decoder, channels)
 
 
 class Sam(nn.Module):
@@ -202,19 +203,59 @@ def build_sam(config: SamConfig) -> Sam:
     Args:
         config: Its shape.
     """
-    encoder, decoder = config.encoder, config.decoder
+    encoder = config.encoder
     dim = encoder.out_channels
     return Sam(
-        image_encoder=TinyViT(encoder) if isinstance(encoder, TinyViTConfig) else StudentEncoder(encoder),
+        image_encoder=_build_encoder(encoder),
         prompt_encoder=PromptEncoder(dim, encoder.embedding_side, encoder.image_size, config.mask_channels),
-        mask_decoder=MaskDecoder(
-            transformer=TwoWayTransformer(decoder.depth, dim, decoder.num_heads, decoder.mlp_dim),
-            transformer_dim=dim,
-            num_multimask_outputs=decoder.num_multimask_outputs,
-            iou_head_depth=decoder.iou_head_depth,
-            iou_head_hidden_dim=decoder.iou_head_hidden_dim,
-        ),
+        mask_decoder=build_mask_decoder(config),
     )
+
+
+def build_mask_decoder(config: SamConfig) -> MaskDecoder:
+    """Build the mask decoder of a model alone, with new random weights, in training mode."""
+    decoder, dim = config.decoder, config.encoder.out_channels
+    return MaskDecoder(
+        transformer=TwoWayTransformer(decoder.depth, dim, decoder.num_heads, decoder.mlp_dim),
+        transformer_dim=dim,
+        num_multimask_outputs=decoder.num_multimask_outputs,
+        iou_head_depth=decoder.iou_head_depth,
+        iou_head_hidden_dim=decoder.iou_head_hidden_dim,
+    )
+
+
+def _build_encoder(config: EncoderConfig) -> ImageEncoder:
+    if isinstance(config, VitConfig):
+        return VitEncoder(config)
+    return TinyViT(config) if isinstance(config, TinyViTConfig) else StudentEncoder(config)
+
+
+def sam_vit_config(size: str, image_size: int = 1024) -> SamConfig:
+    """Return the shape of Segment Anything: 93,735,472 parameters as `b`, 312,342,832 as `l`, 641,090,608 as `h`.
+
+    Args:
+        size: `b`, `l` or `h`.
+        image_size: Side of the input in pixels, a multiple of 16; at other sides than 1024 the positions are fewer or
+            more, and so are the parameters.
+
+    Raises:
+        ValueError: The size is unknown, or the side is no multiple of 16.
+    """
+    return SamConfig(vit_config(size, image_size))
+
+
+def sam_med2d_config(adapters: str = "code") -> SamConfig:
+    """Return the shape of SAM-Med2D: ViT-B with adapters, 256-pixel input, 271,241,776 parameters.
+
+    Args:
+        adapters: Where the adapters stand, see `VitConfig`.
+    """
+    return SamConfig(vit_config("b", 256, adapters))
+
+
+def mobile_sam_config() -> SamConfig:
+    """Return the shape of MobileSAM: 1024-pixel input, 64 x 64 embedding, 9,808,452 parameters."""
+    return SamConfig(TinyViTConfig(image_size=1024, stem_stride=4))
 
 
 def lite_medsam_config() -> SamConfig:
@@ -226,38 +267,3 @@ def student_config() -> SamConfig:
     """Return the shape of the student for two processor cores: 256-pixel input, 32 x 32 embedding, width 128."""
     decoder = DecoderConfig(num_heads=4, mlp_dim=512, iou_head_hidden_dim=128)
     return SamConfig(StudentEncoderConfig(), decoder)
-
-
-def _expect_fields(name: str, values: object, expected: set[str]) -> None:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{name}: expected an object, got {type(values).__name__}")
-    missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
-    if missing or unknown:
-        raise ValueError(f"{name}: missing fields {missing}, unknown fields {unknown}")
-
-
-def _encoder_kind(encoder: object) -> type[EncoderConfig]:
-    name = encoder.get("architecture") if isinstance(encoder, Mapping) else None
-    if name not in _ENCODERS:
-        raise ValueError(f"encoder: expected an architecture out of {', '.join(_ENCODERS)}, got {name!r}")
-    return _ENCODERS[name]
-
-
-def _expect_architecture(name: str, values: Mapping[str, Any], expected: str) -> None:
-    if values["architecture"] != expected:
-        raise ValueError(f"{name}: expected the architecture {expected!r}, got {values['architecture']!r}")
-
-
-def _expect_numbers(name: str, values: Mapping[str, Any], names: set[str]) -> None:
-    for field_name in sorted(names):
-        value = values[field_name]
-        many = name == "encoder" and field_name in _PER_STAGE
-        entries = value if many and isinstance(value, list | tuple) else [value]
-        kinds = int | float if field_name.endswith("_ratio") else int
-        if isinstance(value, list | tuple) != many or not all(_positive(x, kinds) for x in entries):
-            expected = "a list of positive numbers" if many else "a positive number"
-            raise ValueError(f"{name}: {field_name}: expected {expected}, got {value!r}")
-
-
-def _positive(value: object, kinds: type | UnionType) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool) and value > 0  # type: ignore[operator]

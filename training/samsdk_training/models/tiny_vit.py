@@ -1,21 +1,22 @@
-"""TinyViT as an image encoder, in the layout of LiteMedSAM.
+"""TinyViT as an image encoder, in the layouts of LiteMedSAM and MobileSAM.
 
 TinyViT: Wu et al., 2022, https://github.com/microsoft/Cream (MIT); as an encoder for SAM: Zhang et al., MobileSAM, 2023
 (Apache-2.0); without a strided stem and with 256-pixel input: Ma et al., LiteMedSAM, https://github.com/bowang-lab/MedSAM
-(Apache-2.0). The state-dict keys are those of the published LiteMedSAM weights.
+(Apache-2.0). The state-dict keys are those of the published weights.
 """
 
 import itertools
 import math
 import operator
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samsdk_kernels.reference import attention
+from samsdk_training.models.config import OPTIONAL
 from samsdk_training.models.layer_norm import LayerNorm2d
 
 
@@ -33,9 +34,12 @@ class TinyViTConfig:
         mlp_ratio: Hidden width of a block's MLP over its width.
         expand_ratio: Hidden channels of a convolutional block over its channels.
         out_channels: Channels of the image embedding.
+        stem_stride: 1: the stem is two 1 x 1 convolutions, LiteMedSAM's; 4: two 3 x 3 convolutions of stride 2,
+            MobileSAM's.
 
     Raises:
-        ValueError: The stages disagree in number, heads do not divide channels, or strides do not divide the image.
+        ValueError: The stages disagree in number, heads do not divide channels, strides do not divide the image, or the
+            stem has another stride.
     """
 
     image_size: int = 256
@@ -47,6 +51,7 @@ class TinyViTConfig:
     mlp_ratio: float = 4.0
     expand_ratio: float = 4.0
     out_channels: int = 256
+    stem_stride: int = field(default=1, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         stages = len(self.embed_dims)
@@ -58,13 +63,16 @@ class TinyViTConfig:
             raise ValueError(f"strides needs {stages - 1} entries, one between two stages, got {self.strides}")
         if any(dim % heads for dim, heads in zip(self.embed_dims, self.num_heads, strict=True)):
             raise ValueError(f"num_heads {self.num_heads} must divide embed_dims {self.embed_dims}")
-        if self.image_size % math.prod(self.strides):
-            raise ValueError(f"image_size {self.image_size} is not a multiple of the total stride of {self.strides}")
+        if self.stem_stride not in (1, 4):
+            raise ValueError(f"stem_stride must be 1 or 4, got {self.stem_stride}")
+        total = self.stem_stride * math.prod(self.strides)
+        if self.image_size % total:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of the total stride {total}")
 
     @property
     def sides(self) -> tuple[int, ...]:
         """Side in positions of each stage's feature map."""
-        totals = itertools.accumulate((1, *self.strides), operator.mul)
+        totals = itertools.accumulate((self.stem_stride, *self.strides), operator.mul)
         return tuple(self.image_size // total for total in totals)
 
     @property
@@ -234,9 +242,12 @@ class Stage(nn.Module):
         return x
 
 
-def _stem(dim: int) -> nn.Sequential:
-    # LiteMedSAM's stem keeps the full resolution. The outer layer is there for the published key, `seq`.
-    return nn.Sequential(OrderedDict(seq=nn.Sequential(ConvNorm(3, dim // 2), nn.GELU(), ConvNorm(dim // 2, dim))))
+def _stem(dim: int, stride: int) -> nn.Sequential:
+    # LiteMedSAM's stem keeps the full resolution, MobileSAM's halves it twice.
+    kernel, step = (1, 1) if stride == 1 else (3, 2)
+    layers = nn.Sequential(ConvNorm(3, dim // 2, kernel, step), nn.GELU(), ConvNorm(dim // 2, dim, kernel, step))
+    # The outer layer is there for the published key.
+    return nn.Sequential(OrderedDict(seq=layers))
 
 
 class TinyViT(nn.Module):
@@ -249,7 +260,7 @@ class TinyViT(nn.Module):
     def __init__(self, config: TinyViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = _stem(config.embed_dims[0])
+        self.patch_embed = _stem(config.embed_dims[0], config.stem_stride)
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
         for module in self.modules():
             if isinstance(module, nn.Linear):
