@@ -30,6 +30,7 @@ from torch.nn import functional
 from results import write_result
 from samsdk_kernels import reference
 from samsdk_kernels.attention import constant_bias_attention, relative_position_attention
+from samsdk_training.models import VitConfig, VitEncoder, use_attention
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 ERROR_LIMIT = 1e-2
@@ -206,12 +207,11 @@ def segment_anything_encoder(image_size: int) -> nn.Module:
 @torch.inference_mode()
 def measure_encoder(dtype: torch.dtype, repeats: int, image_size: int = 1024) -> dict[str, Any]:
     """ViT-B from a normalised image to its embedding: ours fused, ours plain, and the package's, all in `dtype`."""
-    from samsdk_training.models.vit import VitConfig, VitEncoder
-
     rival = segment_anything_encoder(image_size)
     weights = rival.state_dict()
     config = VitConfig(image_size=image_size)
-    encoders = {"fused": VitEncoder(config, attention="fused"), "plain": VitEncoder(config), "segment_anything": rival}
+    encoders = {"fused": VitEncoder(config), "plain": VitEncoder(config), "segment_anything": rival}
+    use_attention(encoders["fused"], "fused")
     image = torch.randn(1, 3, image_size, image_size, device="cuda").to(dtype)
     for encoder in encoders.values():
         encoder.load_state_dict(weights)

@@ -1,11 +1,11 @@
 """What lower precision is worth: milliseconds and change of Dice of each tier, and of what was tried beside them.
 
-    python benchmarks/precision.py BUNDLE --data FOLDER [--repeats 9] [--images 3]
+    python benchmarks/precision.py BUNDLE --checkpoint CHECKPOINT --data FOLDER [--repeats 9] [--images 3]
 
-The bundle must have been exported with its tiers. Beside them stand all layers in bfloat16 at once, and the encoder in
-int8 by ONNX Runtime's quantiser (QDQ, weights by channel, calibrated on the same images). All take turns. Dice is that
-of the first images of every set with 2-D labels, against full precision in ONNX Runtime, for a tight box and for one
-point. The JSON goes to benchmarks/results/.
+The bundle must have been exported with its tiers, from the checkpoint. Beside them stand the plain export of the
+checkpoint, all layers in bfloat16 at once, and the encoder in int8 by ONNX Runtime's quantiser (QDQ, weights by
+channel, calibrated on the same images). All take turns. Dice is that of the first images of every set with 2-D labels,
+against the plain export in ONNX Runtime, for a tight box and for one point. The JSON goes to benchmarks/results/.
 """
 
 import argparse
@@ -29,16 +29,22 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from results import ROOT, write_result
+from samsdk import hub
 from samsdk.bundle import MANIFEST, Bundle
 from samsdk.predictor import Predictor
 from samsdk.tiers import Graph, Plan
 from samsdk_export.calibration import CalibrationSets, dice_change
 from samsdk_export.manifest_writer import file_entry, plan_entry
+from samsdk_export.onnx_export import export_decoder, export_encoder
 from samsdk_export.precision import PARTS, list_layers, lowered_plan, trial
+from samsdk_training.checkpoints import load_checkpoint
+from samsdk_training.importers import import_weights
+from samsdk_training.models.sam import Sam
 
 INT8 = "encoder.int8.onnx"
 BOX = (250, 302, 384, 510)
-FULL = "exact, onnxruntime"
+PLAIN = ("encoder.plain.onnx", "decoder.plain.onnx")
+FULL = "plain export, onnxruntime"
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -74,22 +80,28 @@ def quantise(bundle: Bundle, plan: Plan, sets: CalibrationSets, target: Path) ->
         )
 
 
-def with_int8(bundle: Bundle, plan: Plan, sets: CalibrationSets, folder: Path) -> Bundle:
-    """A copy of the bundle with a tier `int8`."""
+def with_trials(bundle: Bundle, plan: Plan, sets: CalibrationSets, model: Sam, folder: Path) -> Bundle:
+    """A copy of the bundle with the tiers `plain` and `int8`."""
     shutil.copytree(bundle.path, folder)
     quantise(bundle, plan, sets, folder / INT8)
+    (folder / PLAIN[0]).write_bytes(export_encoder(model, ()))
+    (folder / PLAIN[1]).write_bytes(export_decoder(model, ()))
     manifest = json.loads((folder / MANIFEST).read_bytes())
-    manifest["files"][INT8] = file_entry(folder / INT8)
-    int8 = replace(plan, encoder=Graph(INT8, "int8"), engines=("onnxruntime", "openvino"))
-    manifest["tiers"]["int8"] = [plan_entry(int8)]
+    manifest["files"] |= {name: file_entry(folder / name) for name in (INT8, *PLAIN)}
+    engines = ("onnxruntime", "openvino")
+    plain = Plan(Graph(PLAIN[0], "float32"), Graph(PLAIN[1], "float32"), engines)
+    int8 = replace(plan, encoder=Graph(INT8, "int8"), engines=engines)
+    manifest["tiers"] |= {"plain": [plan_entry(plain)], "int8": [plan_entry(int8)]}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return Bundle.open(folder)
 
 
-def variants(bundle: Bundle, sets: CalibrationSets, folder: Path) -> Iterator[tuple[str, Predictor, float]]:
+def variants(bundle: Bundle, sets: CalibrationSets, model: Sam, folder: Path) -> Iterator[tuple[str, Predictor, float]]:
     """Name, predictor and share of lowered multiplications of each variant."""
     plan = bundle.manifest.plan("exact", "openvino")
-    yield FULL, Predictor(bundle, device="cpu"), 0.0
+    copy = with_trials(bundle, bundle.manifest.plan("exact", "onnxruntime-cpu"), sets, model, folder)
+    yield FULL, Predictor(copy, device="cpu", tier="plain", uncertified="onnxruntime-cpu"), 0.0
+    yield "exact, onnxruntime", Predictor(bundle, device="cpu"), 0.0
     yield "exact, openvino", Predictor(bundle, device="openvino"), 0.0
     layers = {part: {name: macs for name, _, macs in list_layers(bundle, plan, part)} for part in PARTS}
 
@@ -104,14 +116,13 @@ def variants(bundle: Bundle, sets: CalibrationSets, folder: Path) -> Iterator[tu
             yield f"{tier}, openvino", found, share(found.engines.plan)
     everything = lowered_plan(plan, {part: list(layers[part]) for part in PARTS})
     yield "all bfloat16, openvino", trial(bundle, everything), 1.0
-    quantised = with_int8(bundle, bundle.manifest.plan("exact", "onnxruntime-cpu"), sets, folder)
     for device, backend in (("cpu", "onnxruntime-cpu"), ("openvino", "openvino")):
         name = f"int8 encoder, {backend.split('-')[0]}"
-        yield name, Predictor(quantised, device=device, tier="int8", uncertified=backend), 0.5
+        yield name, Predictor(copy, device=device, tier="int8", uncertified=backend), 0.5
 
 
 def latencies(found: dict[str, Predictor], repeats: int) -> dict[str, dict[str, float]]:
-    """Median milliseconds of encoder and of a box's decode, and the ratio of their sum to full precision's."""
+    """Median milliseconds of encoder and of a box's decode, and the ratios to the plain export's."""
     image = skimage.data.immunohistochemistry()
     encode: dict[str, list[float]] = {name: [] for name in found}
     decode: dict[str, list[float]] = {name: [] for name in found}
@@ -150,6 +161,7 @@ def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="folder; LiteMedSAM's published weights when left out")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--images", type=int, default=3)
@@ -157,11 +169,13 @@ def main() -> None:
     folders = sorted(one.parent for one in args.data.glob("*/masks") if any(one.glob("*.png")))
     sets = CalibrationSets(tuple(folders), args.images)
     bundle = Bundle.open(args.bundle)
+    weights = hub.weights_path("lite-medsam")
+    checkpoint = load_checkpoint(args.checkpoint) if args.checkpoint else import_weights(weights, "lite-medsam")
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = {}
-        for name, predictor, share in variants(bundle, sets, Path(scratch) / "int8"):
+        for name, predictor, share in variants(bundle, sets, checkpoint.build(), Path(scratch) / "copy"):
             found[name], rows[name] = predictor, {"lowered_share": share}
         for name, times in latencies(found, args.repeats).items():
             rows[name] |= times

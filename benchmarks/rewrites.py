@@ -33,14 +33,17 @@ from samsdk_training.models.sam import Sam
 
 PLAIN = "plain"
 PROMPTS = (1, 16)
-# Rewrites that change the encoder's graph.
-ENCODERS = (0, 1, len(REWRITES))
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
 def variant(count: int) -> str:
     """The name of the graphs with the first few rewrites."""
     return f"+ {REWRITES[count - 1]}" if count else PLAIN
+
+
+# How many rewrites give each graph that is measured. These models' encoders have no relative position.
+ENCODERS = (0, 1, len(REWRITES))
+DECODERS = tuple(count for count in range(len(REWRITES) + 1) if variant(count) != "+ pieces")
 
 
 def embeddings_of(model: Sam, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -108,7 +111,7 @@ def measure_model(name: str, model: Sam, repeats: int) -> list[dict[str, Any]]:
     encoders = {variant(count): (export_encoder(model, REWRITES[:count]), {"image": image}) for count in ENCODERS}
     rows = measure(encoders, "image_embeddings", embeddings["image_embeddings"], repeats)
     found = [{"model": name, "part": "encoder", "prompts": 0, **row} for row in rows]
-    contents = [export_decoder(model, REWRITES[:count]) for count in range(len(REWRITES) + 1)]
+    contents = {count: export_decoder(model, REWRITES[:count]) for count in DECODERS}
     for prompts in PROMPTS:
         feeds = {**embeddings, **prompts_of(model, prompts)}
         plain = (torch.from_numpy(feeds[one]) for one in decoder_inputs(model, ahead=False))
@@ -116,7 +119,7 @@ def measure_model(name: str, model: Sam, repeats: int) -> list[dict[str, Any]]:
             truth, _ = DecoderGraph(model)(*plain)
         decoders = {
             variant(count): (content, {one: feeds[one] for one in decoder_inputs(model, count == len(REWRITES))})
-            for count, content in enumerate(contents)
+            for count, content in contents.items()
         }
         rows = measure(decoders, "low_res_masks", truth.numpy(), repeats)
         found += [{"model": name, "part": "decoder", "prompts": prompts, **row} for row in rows]

@@ -31,6 +31,7 @@ from samsdk.backends import Backend, open_graph
 from samsdk.backends.options import BackendOptions
 from samsdk.tiers import Graph
 from samsdk_export.flops import count_flops
+from samsdk_export.graphs import embedding_shapes
 from samsdk_export.onnx_export import export_decoder, export_encoder, rewrites_for
 from samsdk_training.loop import LoopConfig
 from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
@@ -63,8 +64,9 @@ SHAPES = {
 def engines(config: SamConfig, device: str) -> dict[str, tuple[Backend, dict[str, Any]]]:
     """Encoder and decoder of a model with random weights, as it would ship, with feeds for one point."""
     model = build_sam(replace(config, encoder=replace(config.encoder, batch_norm=False))).eval()
-    embeddings = {name: np.ones((1, *size), np.float32) for name, size in model.image_encoder.embedding_shapes.items()}
     rewrites = rewrites_for(model, count_flops(model)["encoder"])
+    shapes = embedding_shapes(model, "ahead" in rewrites)
+    embeddings = {name: np.ones((1, *size), np.float32) for name, size in shapes.items()}
     side = model.prompt_encoder.mask_side
     prompt = {
         "point_coords": np.array([[[100.0, 120.0], [0.0, 0.0]]], np.float32),
@@ -155,10 +157,10 @@ def draw(rows: dict[str, dict[str, float]], steps: int) -> None:
             title = f"{label}, {'ONNX Runtime' if device == 'cpu' else 'OpenVINO'}"
             dice = [rows[name][key] for name in order]
             axes.plot([at[name] for name in order], dice, marker=marker, color=colour, alpha=0.8, label=title)
+        # Above for one backend and below for the other, which may take the same time.
+        place = {"xytext": (0, 6 if device == "cpu" else -14), "textcoords": "offset points", "ha": "center"}
         for name in order:
-            axes.annotate(
-                name, (at[name], rows[name]["dice_box"]), xytext=(0, 6), textcoords="offset points", ha="center"
-            )
+            axes.annotate(name, (at[name], rows[name]["dice_box"]), color=colour, **place)
     axes.set_xlabel("encode + decode, ms")
     axes.set_ylabel(f"mean validation Dice after {steps} steps")
     axes.grid(alpha=0.3)

@@ -22,6 +22,8 @@ from samsdk_training.models.tiny_vit import TinyViTConfig
 # The labelled images that development uses; never committed, and no test needs them.
 SHARED_DATA = Path(os.environ.get("SAMSDK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+CLASSES = {"0": "background", "1": "liver", "2": "spleen", "3": "left kidney", "4": "aorta"}
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -83,6 +85,33 @@ def student_checkpoint(tiny_checkpoint: Checkpoint) -> Checkpoint:
         for _ in range(3):  # batch norms get statistics other than 0 and 1
             model.train().encode(torch.rand(4, 3, 64, 64))
     return replace(tiny_checkpoint, model=config.to_dict(), state=model.state_dict())
+
+
+@pytest.fixture(scope="session")
+def semantic_checkpoint(student_checkpoint: Checkpoint) -> Checkpoint:
+    """A small model of the student's architecture that names each pixel's class instead of taking prompts."""
+    config = SamConfig.from_dict(student_checkpoint.model)
+    config = replace(config, decoder=replace(config.decoder, num_multimask_outputs=len(CLASSES) - 1))
+    torch.manual_seed(5)
+    model = build_sam(config)
+    model.load_state_dict({k: v for k, v in student_checkpoint.state.items() if k.startswith("image_encoder.")}, False)
+    with torch.no_grad():
+        for parameter in (*model.prompt_encoder.parameters(), *model.mask_decoder.parameters()):
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+    return replace(
+        student_checkpoint,
+        model=config.to_dict(),
+        prompts={"kinds": [], "trained": [], "mask": "logits"},
+        classes=CLASSES,
+        state=model.state_dict(),
+        task="semantic",
+    )
+
+
+@pytest.fixture(scope="session")
+def semantic_bundle(semantic_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the semantic model, made by the real exporter. Do not change it."""
+    return write_bundle(semantic_checkpoint, tmp_path_factory.mktemp("bundles") / "organs", name="organs")
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,8 @@ class SpreadToImage(nn.Module):
 
     def offer(self, k: Tensor) -> Tensor:
         """The tokens' keys, scaled, [P, heads, T, head_dim]."""
-        return split_heads(self.k_proj(k), self.num_heads) * self.head_dim**-0.5
+        keys: Tensor = split_heads(self.k_proj(k), self.num_heads) * self.head_dim**-0.5
+        return keys
 
     def spread(self, scores: Tensor, v: Tensor) -> Tensor:
         """What each position takes of the tokens' values.

@@ -14,14 +14,14 @@ from samsdk.errors import OutputError
 from samsdk.golden import write_golden
 from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
-from samsdk.manifest import FORMAT
+from samsdk.manifest import FORMAT, SEMANTIC
 from samsdk_export.calibration import CalibrationSets, Reference
 from samsdk_export.flops import count_flops
-from samsdk_export.goldens import golden_answers, golden_images
+from samsdk_export.goldens import golden_answers, golden_images, semantic_answers
 from samsdk_export.graphs import embedding_shapes
 from samsdk_export.manifest_writer import file_entry
 from samsdk_export.model_card import CARD, model_card
-from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder, rewrites_for
+from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder, export_semantic_decoder, rewrites_for
 from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
@@ -132,15 +132,16 @@ def _fill(
     progress("building the model")
     model = checkpoint.build()
     preprocessing = checkpoint.preprocessing
-    flops = count_flops(model)
-    rewrites = rewrites_for(model, flops["encoder"])
+    flops = count_flops(model, checkpoint.task)
+    rewrites = rewrites_for(model, flops["encoder"], checkpoint.task)
+    semantic = checkpoint.task == SEMANTIC
     progress("exporting the encoder")
     (staging / ENCODER).write_bytes(export_encoder(model, rewrites))
     progress("exporting the decoder")
-    (staging / DECODER).write_bytes(export_decoder(model, rewrites))
+    (staging / DECODER).write_bytes((export_semantic_decoder if semantic else export_decoder)(model, rewrites))
     progress("asking the torch model the golden prompts")
-    images = golden_images()
-    (staging / GOLDEN).write_bytes(write_golden(images, *golden_answers(model, preprocessing, images)))
+    images, answers = golden_images(), semantic_answers if semantic else golden_answers
+    (staging / GOLDEN).write_bytes(write_golden(images, *answers(model, preprocessing, images)))
     embedding = {name: list(shape) for name, shape in embedding_shapes(model, "ahead" in rewrites).items()}
     manifest = {**_manifest(checkpoint, model), "embedding": embedding, "flops": flops, **about}
     (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
@@ -152,7 +153,7 @@ def _reference(checkpoint: Checkpoint, model: Sam, sets: CalibrationSets | None)
     if sets is None:
         return None
     # With torch, so that no graph of ours is its own judge.
-    return sets.dice(TorchPredictor(model, checkpoint.preprocessing), checkpoint.prompts["trained"])
+    return sets.dice(TorchPredictor.of(checkpoint, model), checkpoint.prompts["trained"], checkpoint.classes)
 
 
 def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
         "format": FORMAT,
         "name": "",
         "version": "",
-        "task": "promptable",
+        "task": checkpoint.task,
         "geometry": dict(checkpoint.geometry),
         "intensity": dict(checkpoint.intensity),
         "normalisation": dict(checkpoint.normalisation),
@@ -170,7 +171,8 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
         "outputs": {
             "mask_side": model.prompt_encoder.mask_side,
             "mask_threshold": 0.0,
-            "multimask_outputs": decoder.num_mask_tokens - 1,
+            # For ambiguous prompts; those of a semantic model are its classes.
+            "multimask_outputs": 0 if checkpoint.task == SEMANTIC else decoder.num_mask_tokens - 1,
         },
         "classes": dict(checkpoint.classes),
         "flops": {},

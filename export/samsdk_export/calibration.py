@@ -6,15 +6,19 @@ Nothing here needs torch: the parity check measures with it in a process that ha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
 
 from samsdk.errors import SamsdkError
+from samsdk.semantic import SemanticResult
 from samsdk_training.data import LISTS, LabelledImage, read_set
 from samsdk_training.evaluation import BOX, Segmenter, evaluate_images, summarise
 
 # One image tells nothing of a set, and a change of a tenth of a point can be seen only over several objects.
 FEWEST_IMAGES = 2
 PROMPTS = {"box": BOX, "points": "1"}
-# Dice by set and kind of prompt.
+# Dice by set and kind of prompt, or class.
 Reference = Mapping[str, Mapping[str, float]]
 
 
@@ -46,13 +50,14 @@ class CalibrationSets:
             raise CalibrationError(f"a calibration set needs at least {FEWEST_IMAGES} images, got {self.images}")
 
     def read(self, folder: Path) -> list[LabelledImage]:
-        """The images of one set, of the first list that it has.
+        """The images of one set, of the first list that names any.
 
         Raises:
             CalibrationError: the set holds fewer than two images.
             DataError: it is no set, or an image or mask is missing.
         """
-        name = next((name for name in LISTS if (folder / name).is_file()), LISTS[0])
+        lists = (name for name in LISTS if (folder / name).is_file())
+        name = next((name for name in lists if (folder / name).read_text(encoding="utf-8").strip()), LISTS[0])
         images = list(read_set(folder, name, slice(self.images)))
         if len(images) < FEWEST_IMAGES:
             raise CalibrationError(
@@ -60,10 +65,28 @@ class CalibrationSets:
             )
         return images
 
-    def dice(self, predictor: Segmenter, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Mean Dice of a predictor, from the whole image, for each set and kind of prompt (`box`, `points`: one)."""
+    def dice(
+        self, predictor: Segmenter, kinds: Sequence[str], classes: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, dict[str, float]]:
+        """Dice of a predictor, from the whole image, for each set.
+
+        Args:
+            predictor: what is measured.
+            kinds: of prompts that it was trained with; none for a semantic model.
+            classes: those of a semantic model, `0` the background; the numbers in the sets' labels.
+
+        Returns:
+            For each set the mean over objects by kind of prompt (`box`, `points`: one), or by class the Dice over all
+            pixels of the set, if any of them is labelled as it.
+
+        Raises:
+            CalibrationError: a set holds too little.
+        """
         found = {}
         for folder in self.folders:
+            if not kinds:
+                found[folder.name] = self._class_dice(predictor, folder, classes)
+                continue
             scores = list(evaluate_images(predictor, self.read(folder), clicks=(1,), max_objects=self.objects))
             if not scores:
                 raise CalibrationError(f"calibration set {folder} has no object of 30 pixels or more")
@@ -71,9 +94,24 @@ class CalibrationSets:
             found[folder.name] = {kind: float(dice[PROMPTS[kind]]) for kind in kinds if kind in PROMPTS}
         return found
 
+    def _class_dice(self, predictor: Segmenter, folder: Path, classes: Mapping[str, str]) -> dict[str, float]:
+        both, sums = np.zeros(len(classes)), np.zeros((2, len(classes)))
+        for labelled in self.read(folder):
+            result = predictor.decode(predictor.encode(labelled.image))
+            if not isinstance(result, SemanticResult):
+                raise CalibrationError("expected a semantic model: the answer names no classes")
+            for number in range(1, len(classes)):
+                masks = [label == number for label in (labelled.label, result.label_map)]
+                both[number] += np.count_nonzero(masks[0] & masks[1])
+                sums[:, number] += [np.count_nonzero(mask) for mask in masks]
+        known = [number for number in range(1, len(classes)) if sums[0, number]]
+        if not known:
+            raise CalibrationError(f"no pixel of calibration set {folder} is labelled as one of the model's classes")
+        return {classes[str(number)]: float(2 * both[number] / sums[:, number].sum()) for number in known}
+
 
 def dice_change(measured: Reference, reference: Reference) -> dict[str, dict[str, float]]:
-    """Measured minus reference, by set and kind of prompt."""
+    """Measured minus reference, by set and kind of prompt or class."""
     return {
         name: {kind: value - reference[name][kind] for kind, value in row.items()} for name, row in measured.items()
     }

@@ -76,10 +76,11 @@ def _run(args: argparse.Namespace) -> Report:
 
 def _checkpoint(checkpoint: str, known: bool) -> "Checkpoint":
     from samsdk_training.checkpoints import load_checkpoint
-    from samsdk_training.importers import import_lite_medsam
+    from samsdk_training.importers import import_weights
 
-    importers = {"lite-medsam": import_lite_medsam}
-    return importers[checkpoint](hub.pull(checkpoint, progress=_say)) if known else load_checkpoint(Path(checkpoint))
+    if known:
+        return import_weights(hub.pull(checkpoint, progress=_say), checkpoint)
+    return load_checkpoint(Path(checkpoint))
 
 
 def _read_accuracy(path: Path) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from samsdk.manifest import SEMANTIC
 from samsdk.tiers import Graph, Plan
 from samsdk_export.manifest_writer import file_entry, plan_entry
 from samsdk_export.tensorrt import DECODER_PROFILE, ENCODER_PROFILE, Engine, build_engine, engine_name, plan_engines
 from samsdk_export.typed import to_half
 
-_PROFILES = {"encoder": ENCODER_PROFILE, "decoder": DECODER_PROFILE}
 REPORT = "engines/report.json"
 
 
@@ -37,9 +37,11 @@ def add_engines(
     report: dict[str, Any] = {}
     wanted = [("exact", one) for one in plan_engines(targets) if one[1] == "float32"]
     wanted += [("fast", one) for one in plan_engines(targets, half=True)]
+    # A semantic model's decoder takes images, as the encoder does, and no prompts.
+    decoder = ENCODER_PROFILE if manifest["task"] == SEMANTIC else DECODER_PROFILE
     for tier, (served, precision) in wanted:
         files = {}
-        for part, profile in _PROFILES.items():
+        for part, profile in (("encoder", ENCODER_PROFILE), ("decoder", decoder)):
             progress(f"building the {precision} engine of the {part} for {', '.join(served)}")
             graph = (folder / f"{part}.onnx").read_bytes()
             engine = build_engine(to_half(graph) if precision == "float16" else graph, served, profile)

@@ -5,13 +5,15 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from samsdk.manifest import PROMPTABLE, SEMANTIC
 from samsdk_training.models.sam import Sam
 
 
-def count_flops(model: Sam) -> dict[str, int]:
+def count_flops(model: Sam, task: str = PROMPTABLE) -> dict[str, int]:
     """Floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points); 2 a multiplication.
 
-    As PyTorch counts them: convolutions and matrix products, of the model as trained.
+    As PyTorch counts them: convolutions and matrix products, of the model as trained. The decoder of a semantic model
+    has no prompt.
     """
     side = model.image_size
     with torch.inference_mode(), torch.device("meta"):
@@ -21,5 +23,5 @@ def count_flops(model: Sam) -> dict[str, int]:
         with FlopCounterMode(display=False) as encoder:
             embeddings = model.encode(torch.empty(1, 3, side, side))
         with FlopCounterMode(display=False) as decoder:
-            model.decode(embeddings, points=points)
+            model.decode_all(embeddings) if task == SEMANTIC else model.decode(embeddings, points=points)
     return {"encoder": encoder.get_total_flops(), "decoder": decoder.get_total_flops()}

@@ -82,6 +82,21 @@ def golden_answers(
     return [{name: tensor.numpy() for name, tensor in one.items()} for one in embeddings], cases
 
 
+def semantic_answers(
+    model: Sam, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]
+) -> tuple[list[dict[str, NDArray[np.float32]]], list[GoldenCase]]:
+    """Let a semantic torch model answer, once for each image; arguments and results as `golden_answers`."""
+    cases, embeddings = [], []
+    with torch.inference_mode():
+        for index, image in enumerate(images):
+            encoded = model.encode(torch.from_numpy(preprocessing.apply_image(image)[0]))
+            logits, _ = model.decode_all(encoded)
+            embeddings.append({name: tensor.numpy() for name, tensor in encoded.items()})
+            # The predicted IoU of such a model was never trained.
+            cases.append(GoldenCase(index, {}, logits[0].numpy(), np.zeros(0, np.float32)))
+    return embeddings, cases
+
+
 def torch_answer(
     model: Sam, embeddings: Mapping[str, torch.Tensor], feeds: DecoderInputs
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

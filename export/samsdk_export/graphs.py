@@ -7,7 +7,9 @@ takes any number of prompts at once and knows no image size: upsampling happens 
 from torch import Tensor, nn
 
 from samsdk_export.ahead import PROJECTIONS, ImageProjections, first_block
+from samsdk_export.attention import rewrite_attention
 from samsdk_training.models.sam import Sam
+from samsdk_training.models.vit import VitEncoder
 
 ENCODER_INPUTS = ("image",)
 PROMPT_INPUTS = ("point_coords", "point_labels", "mask_input", "has_mask_input")
@@ -36,11 +38,20 @@ def decoder_inputs(model: Sam, ahead: bool) -> tuple[str, ...]:
 
 
 class EncoderGraph(nn.Module):
-    """`image` [N, 3, S, S] to what `embedding_shapes` lists; arguments as there."""
+    """`image` [N, 3, S, S] to what `embedding_shapes` lists.
 
-    def __init__(self, model: Sam, ahead: bool) -> None:
+    Args:
+        model: the model.
+        ahead: as for `embedding_shapes`.
+        attention: how a ViT's attentions are rewritten, see `attention.ATTENTIONS`; other encoders have none of those.
+    """
+
+    def __init__(self, model: Sam, ahead: bool, attention: str | None = None) -> None:
         super().__init__()
-        self.image_encoder = model.image_encoder
+        encoder = model.image_encoder
+        if attention is not None and isinstance(encoder, VitEncoder):
+            encoder = rewrite_attention(encoder, attention)
+        self.image_encoder = encoder
         self.projections = ImageProjections(model) if ahead else None
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:

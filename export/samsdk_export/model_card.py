@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from samsdk.manifest import SEMANTIC
+
 CARD = "MODEL_CARD.md"
 # A mean Dice below this is called a failure, whatever the prompt.
 _POOR = 0.5
@@ -15,9 +17,7 @@ diagnose or to treat.
 | | |
 |---|---|
 | task | {task} |
-| prompts that the graph takes | {kinds} |
-| prompts that the weights were trained with | {trained} |
-| second look at the object (zoom) | {zoom} |
+{takes}
 | input | {size} x {size} pixels, rule `{geometry}`, intensity `{intensity}`, normalisation `{normalisation}` |
 | licence | {licence} |
 | source | {source} |
@@ -26,12 +26,11 @@ diagnose or to treat.
 
 ## Intended use
 
-Interactive outlining of objects in medical images by people who look at every mask, and research on it.
+{use} by people who look at every mask, and research on it.
 {accuracy}
 ## Limits
 
-Prompts of other kinds than those it was trained with are accepted and give poor masks. The predicted score is the
-model's own estimate of the mask's IoU{calibration}. Nothing was tested on patients; check it on your own images.
+{limits} Nothing was tested on patients; check it on your own images.
 
 ## Data and attribution
 
@@ -51,16 +50,14 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     Args:
         manifest: the bundle's manifest as JSON.
     """
-    licence, lineage, zoom = manifest["licence"], manifest["lineage"], manifest["prompts"].get("zoom")
+    licence, lineage = manifest["licence"], manifest["lineage"]
     accuracy, sets = manifest["accuracy"], lineage.get("sets")
     return _TEMPLATE.format(
         name=manifest["name"],
         version=manifest["version"],
         format=manifest["format"],
         task=manifest["task"],
-        kinds=", ".join(manifest["prompts"]["kinds"]),
-        trained=", ".join(manifest["prompts"]["trained"]),
-        zoom=f"a window of {zoom['context']} times the object's size" if zoom else "none",
+        **(_semantic(manifest) if manifest["task"] == SEMANTIC else _promptable(manifest)),
         size=manifest["geometry"]["input_size"],
         geometry=manifest["geometry"]["rule"],
         intensity=manifest["intensity"]["rule"],
@@ -70,10 +67,32 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         recipe=lineage.get("recipe", "unknown"),
         weights=lineage.get("sha256", "unknown"),
         accuracy=_accuracy(accuracy),
-        calibration=_calibration(accuracy),
         sets=f"Trained on: {', '.join(sets)}.\n\n" if sets else "",
         attribution=licence.get("attribution", "unknown").replace("; ", "\n\n"),
     )
+
+
+def _promptable(manifest: Mapping[str, Any]) -> dict[str, str]:
+    prompts, zoom = manifest["prompts"], manifest["prompts"].get("zoom")
+    look = f"a window of {zoom['context']} times the object's size" if zoom else "none"
+    return {
+        "takes": f"| prompts that the graph takes | {', '.join(prompts['kinds'])} |\n"
+        f"| prompts that the weights were trained with | {', '.join(prompts['trained'])} |\n"
+        f"| second look at the object (zoom) | {look} |",
+        "use": "Interactive outlining of objects in medical images",
+        "limits": "Prompts of other kinds than those it was trained with are accepted and give poor masks. The "
+        f"predicted score is the\nmodel's own estimate of the mask's IoU{_calibration(manifest['accuracy'])}.",
+    }
+
+
+def _semantic(manifest: Mapping[str, Any]) -> dict[str, str]:
+    classes = ", ".join(f"{number} {name}" for number, name in manifest["classes"].items())
+    return {
+        "takes": f"| prompts | none: it names the class of each pixel |\n| classes | {classes} |",
+        "use": "Outlining of its classes in medical images of the kind that it was trained on,",
+        "limits": "It knows its classes alone, takes anything else for one of them or for background, and has no "
+        "estimate of\nhow good its masks are.",
+    }
 
 
 def _accuracy(accuracy: Mapping[str, Any]) -> str:

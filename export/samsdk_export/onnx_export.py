@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from samsdk.errors import SamsdkError
+from samsdk.manifest import PROMPTABLE, SEMANTIC
 from samsdk_export.ahead import pays
+from samsdk_export.attention import ATTENTIONS
 from samsdk_export.gelu import fuse_gelu
 from samsdk_export.graphs import (
     DECODER_OUTPUTS,
@@ -23,13 +25,14 @@ from samsdk_export.graphs import (
     embedding_shapes,
 )
 from samsdk_export.rows_decoder import RowsDecoder
+from samsdk_export.semantic_decoder import SemanticDecoder
 from samsdk_export.storage import store_halves
 from samsdk_training.models.sam import Sam
 
 # The newest that TensorRT 10.3 (JetPack 6.2) and OpenVINO read as well as ONNX Runtime.
 OPSET = 18
 # In the order in which they build on each other; fewer are only for measuring what they are worth.
-REWRITES = ("gelu", "rows", "absorbed", "ahead")
+REWRITES = ("gelu", "pieces", "rows", "absorbed", "ahead")
 # Operators that keep SAM decoders from building elsewhere (shape tensors, data-dependent shapes, control flow).
 FORBIDDEN_OPERATORS = ("OneHot", "Resize", "NonZero", "Loop", "If", "Scan", "Mod")
 
@@ -38,14 +41,15 @@ class ExportError(SamsdkError):
     """The graph that came out of the exporter breaks the contract; the text lists everything that does."""
 
 
-def rewrites_for(model: Sam, encoder_flops: int) -> tuple[str, ...]:
+def rewrites_for(model: Sam, encoder_flops: int, task: str = PROMPTABLE) -> tuple[str, ...]:
     """The rewrites that make a model faster.
 
     Args:
         model: the model.
         encoder_flops: of one image, see `count_flops`.
+        task: the checkpoint's; a semantic model decodes an image only once.
     """
-    return REWRITES if pays(model, encoder_flops) else REWRITES[: REWRITES.index("ahead")]
+    return REWRITES if task != SEMANTIC and pays(model, encoder_flops) else REWRITES[: REWRITES.index("ahead")]
 
 
 def export_encoder(model: Sam, rewrites: Sequence[str]) -> bytes:
@@ -53,12 +57,14 @@ def export_encoder(model: Sam, rewrites: Sequence[str]) -> bytes:
 
     Args:
         model: in evaluation mode.
-        rewrites: the first few of `REWRITES`, all exact; the same for both graphs of a bundle.
+        rewrites: the first few of `REWRITES`, all exact; the same for both graphs of a bundle. "bias_free" may stand in
+            the place of "pieces" (see `attention`).
     """
     side, ahead = model.image_size, "ahead" in rewrites
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = torch.export.Dim("N", min=1, max=64)
-    graph, outputs = EncoderGraph(model, ahead), tuple(embedding_shapes(model, ahead))
+    graph = EncoderGraph(model, ahead, next((name for name in rewrites if name in ATTENTIONS), None))
+    outputs = tuple(embedding_shapes(model, ahead))
     return _export(graph, (example,), ENCODER_INPUTS, outputs, {"image": {0: batch}}, rewrites)
 
 
@@ -95,6 +101,23 @@ def export_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
         dynamic["others"] = ({},) * len(others)  # not None, which the exporter would take for axes
     inputs = decoder_inputs(model, ahead)
     return _export(rows or DecoderGraph(model), example, inputs, DECODER_OUTPUTS, dynamic, rewrites)
+
+
+def export_semantic_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
+    """The decoder of a semantic model as an ONNX file: the embeddings of N images to `low_res_masks`, N dynamic.
+
+    Args:
+        model: in evaluation mode; it is left as it is.
+        rewrites: as for `export_encoder`, without `ahead`; the decoder is always on rows.
+    """
+    shapes = embedding_shapes(model, ahead=False)
+    generator = torch.Generator().manual_seed(0)
+    example = tuple(torch.rand(2, *shape, generator=generator) for shape in shapes.values())
+    images = torch.export.Dim("N", min=1, max=64)
+    dynamic: dict[str, Any] = {"image_embeddings": {0: images}}
+    if len(example) > 1:
+        dynamic["others"] = ({0: images},) * (len(example) - 1)
+    return _export(SemanticDecoder(model), example, tuple(shapes), DECODER_OUTPUTS[:1], dynamic, rewrites)
 
 
 def _export(

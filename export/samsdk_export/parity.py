@@ -87,8 +87,7 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     measured |= {"dice": None, "dice_change": None}
     if request.get("reference") is not None:
         sets = CalibrationSets(tuple(map(Path, request["folders"])), request["images"], request["objects"])
-        kinds = bundle.manifest.trained_kinds
-        measured["dice"] = sets.dice(predictor, kinds)
+        measured["dice"] = sets.dice(predictor, bundle.manifest.trained_kinds, bundle.manifest.classes)
         measured["dice_change"] = dice_change(measured["dice"], request["reference"])
         measured["bounds"]["dice_change"] = DICE_BOUNDS[tier] or DICE_BOUNDS["balanced"]
         measured["passed"] &= largest_change(measured["dice_change"]) <= measured["bounds"]["dice_change"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from samsdk.backends.openvino import require
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
+from samsdk.golden import answer_masks
 from samsdk.masks import mask_iou
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
@@ -29,7 +30,7 @@ PARTS = ("encoder", "decoder")
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _TRIAL = "trial"
 # Images that each layer is tried on, spread over the calibration sets; the bound is held against all of them.
-_PROBED = 8
+_PROBED = 5
 # Logits beyond this are foreground or background whatever happens to them.
 _SURE = 8.0
 Lowered = Mapping[str, Sequence[str]]
@@ -128,11 +129,12 @@ class Probe:
         bundle: with the `exact` tier.
         plan: its plan.
         sets: where images and objects come from.
-        kinds: of prompts that the weights were trained with.
+        kinds: of prompts that the weights were trained with; none for a semantic model.
     """
 
     def __init__(self, bundle: Bundle, plan: Plan, sets: CalibrationSets, kinds: Sequence[str]):
         self._prompts = list(_prompts(sets, kinds))
+        self._manifest = bundle.manifest
         full = trial(bundle, replace(plan, engines=(BACKEND,)))
         self._embeddings = [full.encode(image) for image, _ in self._prompts]
         self._truth = list(self._answers(full, self._embeddings))
@@ -151,7 +153,8 @@ class Probe:
         for logits, truth in zip(self._answers(predictor, embeddings), self._truth, strict=True):
             near = np.clip(truth, -_SURE, _SURE)
             errors.append(float(np.square(np.clip(logits, -_SURE, _SURE) - near).mean() / np.square(near).mean()))
-            overlaps.append(mask_iou(logits[0] > 0, truth[0] > 0))
+            masks = (answer_masks(one, self._manifest) for one in (logits, truth))
+            overlaps += [mask_iou(*pair) for pair in zip(*masks, strict=True)]
         return float(np.mean(errors)), float(np.mean(overlaps))
 
     def _answers(self, predictor: Predictor, embeddings: Sequence[Embedding]) -> Iterator[NDArray[np.float32]]:
@@ -164,6 +167,9 @@ def _prompts(sets: CalibrationSets, kinds: Sequence[str]) -> Iterator[tuple[NDAr
     spread = sets.folders[:: math.ceil(len(sets.folders) / _PROBED)]
     for folder in spread:
         for labelled in sets.read(folder)[: math.ceil(_PROBED / len(spread))]:
+            if not kinds:
+                yield labelled.image, [Prompt()]
+                continue
             objects = labelled.objects(smallest=30)[: sets.objects]
             boxes = [Prompt(box=tight_box(one)) for one in objects if "box" in kinds]
             points = [Prompt([centre_point(one)], [1]) for one in objects if "points" in kinds]
@@ -215,7 +221,7 @@ def find_plan(
         chosen = order[:count]
         names = {part: [layer.name for layer in chosen if layer.part == part] for part in PARTS}
         candidate = lowered_plan(plan, names)
-        dice = sets.dice(trial(bundle, candidate), bundle.manifest.trained_kinds)
+        dice = sets.dice(trial(bundle, candidate), bundle.manifest.trained_kinds, bundle.manifest.classes)
         change = dice_change(dice, reference)
         progress(f"{tier}: {count} of {len(order)} layers lowered, Dice changes by {100 * largest_change(change):.2f}")
         if largest_change(change) <= DICE_BOUNDS[tier]:

@@ -4,6 +4,7 @@ It computes what `samsdk_export.graphs.DecoderGraph` does; each rewrite stands i
 """
 
 import copy
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -73,27 +74,34 @@ class RowsDecoder(nn.Module):
         mask = self.mask(mask_input, has_mask_input)  # [P, F, N]
         image = image_embeddings.flatten(2).transpose(1, 2) + mask.transpose(1, 2) @ self.mask.rows
         first_tokens = self.decoder.tokens(self.prompt_encoder.embed_points(point_coords, point_labels))
-        tokens, image = self._attend(first_tokens, image, mask, projections)
-        # Only their tokens leave the last attention; those of the prompt have said what they had to say.
+        tokens, image = self._attend(first_tokens, image, (*projections, mask) if projections else ())
+        tokens = self._ask_last(tokens, first_tokens, image)
+        return self._masks(tokens, image, skip), self.decoder.iou_prediction_head(tokens[:, 0])
+
+    def _ask_last(self, tokens: Tensor, first_tokens: Tensor, image: Tensor) -> Tensor:
+        """The last attention, [P, 1 + masks, C]."""
+        # Only their tokens leave it; those of the prompt have said what they had to say.
         asked, transformer = 1 + self.decoder.num_mask_tokens, self.decoder.transformer
         tokens, first_tokens = tokens[:, :asked], first_tokens[:, :asked]
         gathered = transformer.final_attn_token_to_image(tokens + first_tokens, image + self._positions(), image)
-        tokens = transformer.norm_final_attn(tokens + gathered)
+        normalised: Tensor = transformer.norm_final_attn(tokens + gathered)
+        return normalised
+
+    def _masks(self, tokens: Tensor, image: Tensor, skip: Sequence[Tensor]) -> Tensor:
         filters = self.decoder.filters(tokens, range(self.decoder.num_mask_tokens))
-        logits = self.upscaling(filters, image, skip[0] if skip else None)
-        return logits, self.decoder.iou_prediction_head(tokens[:, 0])
+        logits: Tensor = self.upscaling(filters, image, skip[0] if skip else None)
+        return logits
 
     def _positions(self) -> Tensor:
         return self.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)
 
-    def _attend(
-        self, first_tokens: Tensor, image: Tensor, mask: Tensor, projections: tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor]:
+    def _attend(self, first_tokens: Tensor, image: Tensor, ahead: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor]:
+        """All blocks; `ahead` are the projections and the narrow mask, where they are made ahead."""
         tokens = first_tokens
         for index, layer in enumerate(_blocks(self.decoder)):
             tokens = layer.attend_to_selves(tokens, first_tokens)
-            if index == 0 and projections:
-                keys, values, queries = projections
+            if index == 0 and ahead:
+                keys, values, queries, mask = ahead
                 gathered = self.gather_first(tokens + first_tokens, keys, values, mask)
                 tokens = layer.digest(tokens, gathered)
                 spread = self.spread_first(queries, tokens + first_tokens, tokens, mask)

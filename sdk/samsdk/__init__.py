@@ -33,6 +33,7 @@ from samsdk.errors import (
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
 from samsdk.results import Result
+from samsdk.semantic import SemanticResult
 
 __all__ = [
     "BackendError",
@@ -49,6 +50,7 @@ __all__ = [
     "PromptError",
     "Result",
     "SamsdkError",
+    "SemanticResult",
     "load",
     "segment",
 ]
@@ -114,7 +116,7 @@ def segment(
     device: str | Providers = "auto",
     tier: str | None = None,
 ) -> Result:
-    """Segment what a prompt points at, in one call.
+    """Segment what a prompt points at, in one call; a semantic bundle finds its classes without any.
 
     The predictor and the embeddings of the last images are kept: a second prompt on the same image costs one decode.
 
@@ -133,7 +135,8 @@ def segment(
         tier: see `load`.
 
     Returns:
-        The mask, the size of the image as given, with its score and where it came from.
+        The mask, the size of the image as given, with its score and where it came from; of a semantic bundle a
+        `SemanticResult`, with the class of each pixel.
 
     Raises:
         ImageError, PromptError, BundleError, BackendError, MissingExtraError: each says what was expected, what came,

@@ -40,7 +40,7 @@ def _start(request: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]],
     images, _, cases = read_golden(predictor.bundle)
     # What its users will do: a model that knows points gets a point.
     kind = "points" if "points" in predictor.manifest.trained_kinds else "box"
-    case = next((case for case in cases if next(iter(case.prompt)) == kind), cases[0])
+    case = next((case for case in cases if next(iter(case.prompt), None) == kind), cases[0])
     image, prompt = images[case.image], golden_prompt(case, cases)
     embedding = predictor.encode(image)
     predictor.decode_batch(embedding, [prompt])

@@ -15,8 +15,9 @@ from samsdk import hub
 from samsdk.bench import run_bench
 from samsdk.bundle import Bundle
 from samsdk.doctor import examine
-from samsdk.errors import DownloadError, SamsdkError
+from samsdk.errors import DownloadError, PromptError, SamsdkError
 from samsdk.io.images import read_image, write_png
+from samsdk.manifest import SEMANTIC, Manifest
 
 # Entry points by which other rooms add commands, and actions of `samsdk models`.
 EXTENSIONS: Final = "samsdk.commands"
@@ -129,7 +130,7 @@ def _box(text: str) -> list[float]:
 
 
 def _add_segment(commands: Subparsers) -> None:
-    parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at")
+    parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at, or all classes")
     parser.add_argument("image", type=Path, help="image file")
     parser.add_argument(
         "--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable"
@@ -144,13 +145,13 @@ def _add_segment(commands: Subparsers) -> None:
         action=argparse.BooleanOptionalAction,
         help="look a second time, at a window around the object; as the bundle recommends when left out",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="mask file: .png, .npz, .nii.gz or .json")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="mask or label map: .png, .npz, .nii.gz or .json"
+    )
     parser.add_argument("--overlay", type=Path, metavar="PNG", help="picture of the mask on the image")
 
 
 def _run_segment(args: argparse.Namespace) -> Report:
-    if not args.point and args.box is None and args.mask is None:
-        raise WrongCallError("give a prompt: --point X,Y[,LABEL], --box X0,Y0,X1,Y1 or --mask FILE")
     points = [point[:2] for point in args.point] if args.point else None
     labels = [point[2] for point in args.point] if args.point else None
     image = read_image(args.image)
@@ -158,17 +159,23 @@ def _run_segment(args: argparse.Namespace) -> Report:
     if mask is not None:
         # Whatever the file's dtype: floats would be taken for logits.
         mask = (mask != 0) if mask.ndim == 2 else (mask != 0).any(axis=2)
-    result = samsdk.segment(
-        image,
-        points=points,
-        labels=labels,
-        box=args.box,
-        mask=mask,
-        zoom=args.zoom,
-        model=args.model,
-        device=args.device,
-        tier=args.tier,
-    )
+    try:
+        result = samsdk.segment(
+            image,
+            points=points,
+            labels=labels,
+            box=args.box,
+            mask=mask,
+            zoom=args.zoom,
+            model=args.model,
+            device=args.device,
+            tier=args.tier,
+        )
+    except PromptError as error:
+        if points is not None or args.box is not None or mask is not None or args.zoom:
+            raise
+        # Whether one is needed, only the bundle knows.
+        raise WrongCallError("give a prompt: --point X,Y[,LABEL], --box X0,Y0,X1,Y1 or --mask FILE") from error
     written = {}
     if args.output:
         result.save(args.output)
@@ -177,11 +184,20 @@ def _run_segment(args: argparse.Namespace) -> Report:
         write_png(args.overlay, result.overlay(image))
         written["overlay"] = str(args.overlay)
     lines = [
-        f"score {result.score:.3f}  area {result.area} px  box {result.box}",
+        *_describe(result),
         "  ".join(f"{stage} {value:.1f} ms" for stage, value in result.timings.items()) + f"  on {result.provider}",
         *(f"{kind}: {path}" for kind, path in written.items()),
     ]
     return Report({**result.to_dict(), **written}, "\n".join(lines))
+
+
+def _describe(result: samsdk.Result) -> list[str]:
+    if not isinstance(result, samsdk.SemanticResult):
+        return [f"score {result.score:.3f}  area {result.area} px  box {result.box}"]
+    return [
+        f"{number} {name}: area {region.area} px  box {region.box}"
+        for (number, name), region in zip(result.labels.items(), result.regions, strict=True)
+    ]
 
 
 def _add_models(commands: Subparsers) -> None:
@@ -238,7 +254,7 @@ def _run_info(args: argparse.Namespace) -> Report:
         f"{manifest.name} {manifest.version}  {manifest.task}  {bundle.identity}",
         f"path: {bundle.path}",
         f"input {manifest.preprocessing.input_size} px  embedding {list(manifest.embedding['image_embeddings'])}",
-        f"prompts: {', '.join(manifest.prompt_kinds)} (trained with: {', '.join(manifest.trained_kinds)})",
+        _takes(manifest),
         f"licence: {manifest.licence.get('id', '?')}  {manifest.licence.get('source', '')}",
     ]
     for tier, certificates in manifest.parity.items():
@@ -248,6 +264,12 @@ def _run_info(args: argparse.Namespace) -> Report:
                 f"{measured['max_logit_difference']:.1e}, mean mask IoU {measured['mean_mask_iou']:.6f}"
             )
     return Report({**data, "path": str(bundle.path), "identity": bundle.identity}, "\n".join(lines))
+
+
+def _takes(manifest: Manifest) -> str:
+    if manifest.task == SEMANTIC:
+        return "classes: " + ", ".join(f"{number} {name}" for number, name in manifest.classes.items())
+    return f"prompts: {', '.join(manifest.prompt_kinds)} (trained with: {', '.join(manifest.trained_kinds)})"
 
 
 def _add_doctor(commands: Subparsers) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.bundle import GOLDEN, Bundle
-from samsdk.embedding import Embedding
 from samsdk.errors import BundleError
+from samsdk.manifest import SEMANTIC, Manifest
 from samsdk.masks import mask_iou
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
@@ -48,10 +48,10 @@ class GoldenCase:
 
     Attributes:
         image: index into the golden images.
-        prompt: points, labels and box as users give them; a mask prompt is the index of the case whose first mask's
-            logits it takes, under the key `mask_from`.
+        prompt: points, labels and box as users give them, nothing for a semantic bundle; a mask prompt is the index of
+            the case whose first mask's logits it takes, under the key `mask_from`.
         low_res_masks: [1 + M, 4E, 4E] float32 logits.
-        iou_predictions: [1 + M] float32.
+        iou_predictions: [1 + M] float32; [0] of a semantic model.
     """
 
     image: int
@@ -167,13 +167,14 @@ def measure_parity(predictor: Predictor, bounds: Bounds | None = None) -> Parity
     ]
     logit_differences, score_differences, overlaps = [], [], []
     for case in cases:
-        logits, scores = _all_masks(predictor, embeddings[case.image], golden_prompt(case, cases))
+        with warnings.catch_warnings():
+            # Golden prompts cover every kind that the graph takes, also those that the weights were not trained with.
+            warnings.simplefilter("ignore", UserWarning)
+            logits, scores = predictor.decode_all(embeddings[case.image], golden_prompt(case, cases))
         logit_differences.append(np.abs(logits - case.low_res_masks))
-        score_differences.append(float(np.abs(scores - case.iou_predictions).max()))
-        overlaps += [
-            mask_iou(mine > predictor.mask_threshold, theirs > predictor.mask_threshold)
-            for mine, theirs in zip(logits, case.low_res_masks, strict=True)
-        ]
+        score_differences.append(float(np.abs(scores - case.iou_predictions).max(initial=0.0)))
+        mine, theirs = (answer_masks(one, predictor.manifest) for one in (logits, case.low_res_masks))
+        overlaps += [mask_iou(*pair) for pair in zip(mine, theirs, strict=True)]
     largest, score = max(float(one.max()) for one in logit_differences), max(score_differences)
     mean = float(np.mean(overlaps))
     return Parity(
@@ -200,17 +201,12 @@ def _within(value: float, bound: float | None) -> bool:
     return bound is None or value <= bound
 
 
-def _all_masks(
-    predictor: Predictor, embedding: Embedding, prompt: Prompt
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits and scores of the single mask and of those for ambiguous prompts."""
-    modes = (False, True) if predictor.manifest.multimask_outputs else (False,)
-    with warnings.catch_warnings():
-        # Golden prompts cover every kind that the graph takes, also those that the weights were not trained with.
-        warnings.simplefilter("ignore", UserWarning)
-        answers = [predictor.decode_batch(embedding, [prompt], multimask=mode)[0] for mode in modes]
-    logits = np.concatenate([answer.low_res_logits for answer in answers])
-    return logits, np.concatenate([answer.scores for answer in answers])
+def answer_masks(logits: NDArray[np.float32], manifest: Manifest) -> NDArray[np.bool_]:
+    """The masks that a decoder's logits [1 + M, 4E, 4E] stand for: one each, or one for each class, [M, 4E, 4E]."""
+    if manifest.task != SEMANTIC:
+        return logits > manifest.mask_threshold
+    numbers = np.arange(1, len(logits))
+    return np.asarray(logits.argmax(axis=0) == numbers[:, None, None])
 
 
 def golden_prompt(case: GoldenCase, cases: Sequence[GoldenCase]) -> Prompt:

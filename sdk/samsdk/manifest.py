@@ -13,8 +13,12 @@ from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, MAS
 from samsdk.zoom import Zoom
 
 FORMAT: Final = 1
-TASKS: Final = ("promptable",)
+# What a model does: segment what prompts point at, or find all pixels of its classes without any prompt.
+TASKS: Final = ("promptable", "semantic")
+PROMPTABLE, SEMANTIC = TASKS
 SINGLE_MASKS: Final = ("first", "best")
+# Label maps are of 8 bits, and 0 is the background.
+_MOST_CLASSES: Final = 255
 _MEASUREMENTS: Final = ("max_logit_difference", "mean_mask_iou")
 
 
@@ -25,11 +29,11 @@ class Manifest:
     Attributes:
         name: of the model.
         version: of this bundle.
-        task: `promptable`.
+        task: `promptable` or `semantic`.
         preprocessing: geometry, intensity, normalisation and the kind of mask prompt.
         embedding: name to shape without the batch axis, for each output of the encoder; `image_embeddings` is
             [C, E, E].
-        prompt_kinds: the kinds that the decoder takes, out of `points`, `box`, `mask`.
+        prompt_kinds: the kinds that the decoder takes, out of `points`, `box`, `mask`; none of a semantic bundle.
         trained_kinds: the kinds that the weights were trained with; the others work, but badly.
         single_mask: which of the decoder's masks answers when one is asked for: the `first`, which SAM trains for that,
             or the `best` of the others by predicted quality, where the first was never trained (SAM-Med2D).
@@ -37,7 +41,7 @@ class Manifest:
         mask_threshold: logits above it are foreground.
         multimask_outputs: number of masks after the single one, for ambiguous prompts.
         zoom: how close a second look at the object should be; None where the model recommends none.
-        classes: id to name, for semantic bundles.
+        classes: number as text to name, for semantic bundles; `0` is the background.
         flops: floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points).
         files: path within the bundle to {"sha256", "size"}.
         tiers: name to plans, see `samsdk.tiers`.
@@ -165,9 +169,28 @@ class _Reader:
 
     def _kinds(self, path: str) -> tuple[str, ...]:
         kinds = self._get(path, list, PROMPT_KINDS)
-        if kinds == []:
+        if self._data.get("task") == SEMANTIC:
+            if kinds:
+                self._problems.append(f"{path} names {', '.join(kinds)}, but a semantic bundle takes no prompt")
+        elif kinds == []:
             self._problems.append(f"{path} names no kind, expected some of: {', '.join(PROMPT_KINDS)}")
         return tuple(kinds or ())
+
+    def _classes(self) -> dict[str, str]:
+        classes: dict[str, str] = self._get("classes", dict) or {}
+        self._problems += [
+            f"classes.{number} must be a name, got {name!r}"
+            for number, name in classes.items()
+            if not isinstance(name, str)
+        ]
+        if self._data.get("task") == SEMANTIC:
+            numbers = [str(number) for number in range(len(classes))]
+            if list(classes) != numbers or not 2 <= len(numbers) <= _MOST_CLASSES + 1:
+                self._problems.append(
+                    f"classes must be numbered from 0, the background, to at most {_MOST_CLASSES}, got: "
+                    f"{', '.join(classes)}"
+                )
+        return classes
 
     def _threshold(self) -> float:
         value = self._get("outputs.mask_threshold", (int, float))
@@ -242,7 +265,7 @@ class _Reader:
             mask_threshold=self._threshold(),
             multimask_outputs=self._count("outputs.multimask_outputs"),
             zoom=self._zoom(),
-            classes=self._get("classes", dict) or {},
+            classes=self._classes(),
             flops=self._flops(),
             licence=self._get("licence", dict) or {},
             lineage=self._get("lineage", dict) or {},

@@ -108,6 +108,41 @@ def upsample_logits(logits: NDArray[np.float32], frame: Frame) -> NDArray[np.flo
     return full
 
 
+def upsample_labels(logits: NDArray[np.float32], frame: Frame) -> NDArray[np.uint8]:
+    """Crop the padding off the low-res logits of all classes, interpolate them, and name each pixel's class.
+
+    Equals `upsample_logits` followed by `argmax`, but only the box that can hold a class is ever interpolated.
+
+    Args:
+        logits: [1 + K, L, L] float32, over the whole input square; the first are the background's.
+        frame: the image's frame.
+
+    Returns:
+        [H, W] uint8, the index of the largest logit, and of equal ones the lowest; outside the frame's window it is 0.
+    """
+    labels = np.zeros(frame.original_size, dtype=np.uint8)
+    crops, spans = _crop_padding(logits, frame)
+    # Interpolation keeps order: a class that is nowhere above the background in the cells is not so between them.
+    above = crops[1:] > crops[0]
+    rivals = [0, *(1 + np.flatnonzero(above.any(axis=(1, 2))))]
+    rows, columns = np.flatnonzero(above.any(axis=(0, 2))), np.flatnonzero(above.any(axis=(0, 1)))
+    if len(rows) == 0:
+        return labels
+    vertical = _taps(frame.window_size[0], spans[0], crops.shape[1], int(rows[0]), int(rows[-1]))
+    horizontal = _taps(frame.window_size[1], spans[1], crops.shape[2], int(columns[0]), int(columns[-1]))
+    wide = [_blend(crops[number], horizontal, axis=1) for number in rivals]  # [crop height, box width] each
+    top, left = frame.window[1] + vertical.start, frame.window[0] + horizontal.start
+    inside = labels[top : top + len(vertical.lower), left : left + len(horizontal.lower)]
+    for start in range(0, len(inside), _ROWS_AT_ONCE):
+        rows_now = slice(start, start + _ROWS_AT_ONCE)
+        best = _blend(wide[0], vertical.part(rows_now), axis=0)
+        for number, cells in zip(rivals[1:], wide[1:], strict=True):
+            values = _blend(cells, vertical.part(rows_now), axis=0)
+            inside[rows_now][values > best] = number
+            np.maximum(best, values, out=best)
+    return labels
+
+
 def reframe_logits(logits: NDArray[np.float32], source: Frame, target: Frame, outside: float) -> NDArray[np.float32]:
     """Move low-res logits of one window of an image to another window of it.
 
@@ -169,11 +204,11 @@ _Span = tuple[float, float]
 
 
 def _crop_padding(logits: NDArray[np.float32], frame: Frame) -> tuple[NDArray[np.float32], tuple[_Span, _Span]]:
-    """Cut off the padding at the right and bottom; also where the image begins and how long it is, in cells, by axis.
+    """Cut the padding at the right and bottom off [..., L, L]; also, by axis, the image's begin and length in cells.
 
     Padding all around stays: what the published code interpolates at the image's border reaches into it.
     """
-    side = logits.shape[0]
+    side = logits.shape[-1]
     spans = [
         (start * side / frame.input_size, length * side / frame.input_size)
         for start, length in zip(frame.offset, frame.resized_size, strict=True)
@@ -181,7 +216,7 @@ def _crop_padding(logits: NDArray[np.float32], frame: Frame) -> tuple[NDArray[np
     if frame.offset == (0, 0):
         # 170.66666 * 3 / 3 must not become one cell more than it is.
         height, width = (int(np.ceil(length - 1e-6)) for _, length in spans)
-        logits = logits[:height, :width]
+        logits = logits[..., :height, :width]
     return logits, (spans[0], spans[1])
 
 

@@ -3,12 +3,12 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from samsdk.answers import check_finite, run_decoder, wanted_masks
 from samsdk.backends.cuda import DeviceArray
 from samsdk.backends.onnxruntime import Providers
 from samsdk.backends.options import BackendOptions
@@ -16,12 +16,15 @@ from samsdk.backends.tensorrt import TensorRtBackend
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
 from samsdk.engines import Engines, open_engines
-from samsdk.errors import BackendError, BundleError, ImageNotSetError, PromptError
+from samsdk.errors import BundleError, PromptError
 from samsdk.io.images import as_array
-from samsdk.masks import upsample_logits, upsample_region
-from samsdk.prompts import DecoderInputs, Prompt, encode_prompt
+from samsdk.manifest import SEMANTIC
+from samsdk.masks import upsample_region
+from samsdk.prompts import DecoderInputs, Prompt, check_kinds, encode_prompt
 from samsdk.recent import ImageView, RecentEmbeddings
 from samsdk.results import Result
+from samsdk.sam_predictor import SamPredictor
+from samsdk.semantic import name_pixels
 from samsdk.transforms import Frame, Window
 from samsdk.zoom import Zoom, segment_zoomed
 
@@ -30,8 +33,10 @@ DEFAULT_TIER: Final = "exact"
 MOST_PROMPTS: Final = 64
 
 
-class Predictor:
+class Predictor(SamPredictor):
     """A bundle that is ready to run.
+
+    A semantic bundle takes no prompt; it answers with a `SemanticResult` where others answer with a `Result`.
 
     `encode`, `decode`, `decode_batch` and `segment` may be called from several threads at once. `set_image`, `predict`
     and `reset_image` are a drop-in for `segment_anything.SamPredictor` and, like it, hold one image: use one predictor
@@ -67,7 +72,6 @@ class Predictor:
         self._identity = bundle.identity
         self.mask_threshold = self.manifest.mask_threshold
         self._recent = RecentEmbeddings()
-        self._current: Embedding | None = None
 
     @property
     def provider(self) -> str:
@@ -83,9 +87,9 @@ class Predictor:
         """Run each graph once on nothing, so that what engines put off (memory, kernels) does not delay a user."""
         side = self.manifest.preprocessing.input_size
         embedding = self.encode(np.zeros((side, side), np.uint8))
-        kind = "points" if "points" in self.manifest.trained_kinds else "box"
-        prompt = Prompt(points=[(0, 0)]) if kind == "points" else Prompt(box=(0, 0, side, side))
-        self.decode_batch(embedding, [prompt])
+        kinds = self.manifest.trained_kinds
+        prompts = {"points": Prompt(points=[(0, 0)]), "box": Prompt(box=(0, 0, side, side))}
+        self.decode_batch(embedding, [next((prompts[kind] for kind in prompts if kind in kinds), Prompt())])
 
     def encode(self, image: object, *, window: Window | None = None) -> Embedding:
         """Run the encoder on one image, or on a part of it.
@@ -108,8 +112,7 @@ class Predictor:
         pixels, frame = self.manifest.preprocessing.apply_image(as_array(image), window)
         prepared = time.perf_counter()
         tensors, on_device = self._run_encoder({"image": pixels})
-        for name, tensor in tensors.items():
-            _check_finite(tensor, name)
+        check_finite(tensors)
         done = time.perf_counter()
         timings = {"preprocess": (prepared - start) * 1e3, "encode": (done - prepared) * 1e3}
         return Embedding(tensors, frame, self._identity, self._encoder.provider, timings, on_device)
@@ -167,12 +170,13 @@ class Predictor:
         Raises:
             PromptError, BundleError, BackendError: as `decode`.
         """
-        if embedding.bundle != self._identity:
-            raise BundleError(
-                f"the embedding was made by bundle {embedding.bundle}, this predictor runs {self._identity}"
-            )
+        self._expect(embedding)
         if multimask and self.manifest.multimask_outputs == 0:
             raise PromptError("this bundle has no masks for ambiguous prompts; leave multimask out")
+        if self.manifest.task == SEMANTIC:
+            for prompt in prompts:
+                check_kinds(prompt, self.manifest.prompt_kinds)
+            return [self._name_pixels(embedding) for _ in prompts]
         inputs = [self._encode_prompt(prompt, embedding.frame) for prompt in prompts]
         groups: dict[int, list[int]] = {}
         for index, feeds in enumerate(inputs):
@@ -180,9 +184,35 @@ class Predictor:
         results: dict[int, Result] = {}
         shared = groups.values()
         for members in (group[at : at + MOST_PROMPTS] for group in shared for at in range(0, len(group), MOST_PROMPTS)):
-            answers = self._run_decoder(embedding, [inputs[index] for index in members], multimask)
+            answers = self._answer_group(embedding, [inputs[index] for index in members], multimask)
             results.update(zip(members, answers, strict=True))
         return [results[index] for index in range(len(prompts))]
+
+    def decode_all(self, embedding: Embedding, prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """All that the decoder's graph makes of one prompt, before any mask is chosen.
+
+        Args:
+            embedding: what `encode` returned.
+            prompt: an empty one for a semantic bundle.
+
+        Returns:
+            Logits [1 + M, 4E, 4E] and predicted IoU [1 + M]: the single mask, then those for ambiguous prompts. Of a
+            semantic bundle the logits of the background and of each class, and no predicted IoU, [0].
+
+        Raises:
+            PromptError, BundleError, BackendError: as `decode`.
+        """
+        self._expect(embedding)
+        check_kinds(prompt, self.manifest.prompt_kinds)
+        inputs = [] if self.manifest.task == SEMANTIC else [self._encode_prompt(prompt, embedding.frame)]
+        logits, scores, _ = run_decoder(self._decoder, embedding, inputs)
+        return logits[0], scores[0]
+
+    def _expect(self, embedding: Embedding) -> None:
+        if embedding.bundle != self._identity:
+            raise BundleError(
+                f"the embedding was made by bundle {embedding.bundle}, this predictor runs {self._identity}"
+            )
 
     def _encode_prompt(self, prompt: Prompt, frame: Frame) -> DecoderInputs:
         manifest = self.manifest
@@ -196,44 +226,25 @@ class Predictor:
             )
         return feeds
 
-    def _run_decoder(self, embedding: Embedding, inputs: Sequence[DecoderInputs], multimask: bool) -> list[Result]:
-        start = time.perf_counter()
-        beside = isinstance(self._decoder, TensorRtBackend) and embedding.on_device
-        outputs = self._decoder.run(
-            {
-                **(beside or embedding.tensors),
-                "point_coords": np.stack([feeds.point_coords for feeds in inputs]),
-                "point_labels": np.stack([feeds.point_labels for feeds in inputs]),
-                "mask_input": np.stack([feeds.mask_input for feeds in inputs])[:, None],
-                "has_mask_input": np.array([feeds.has_mask_input for feeds in inputs], dtype=np.float32),
-            }
-        )
-        decode = (time.perf_counter() - start) * 1e3 / len(inputs)
-        logits, scores = self._wanted(outputs["low_res_masks"], outputs["iou_predictions"], multimask)
-        _check_finite(logits, "low_res_masks")
-        _check_finite(scores, "iou_predictions")
+    def _answer_group(self, embedding: Embedding, inputs: Sequence[DecoderInputs], multimask: bool) -> list[Result]:
+        all_logits, all_scores, decode = run_decoder(self._decoder, embedding, inputs)
+        logits, scores = wanted_masks(all_logits, all_scores, multimask, self.manifest.single_mask)
         return [self._result(embedding, *answer, decode) for answer in zip(logits, scores, strict=True)]
-
-    def _wanted(
-        self, logits: NDArray[np.float32], scores: NDArray[np.float32], multimask: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of all masks [P, 1 + M, L, L] and scores [P, 1 + M], those that were asked for."""
-        if not multimask and self.manifest.single_mask == "best":
-            best = 1 + scores[:, 1:].argmax(axis=1, keepdims=True)
-            return np.take_along_axis(logits, best[:, :, None, None], axis=1), np.take_along_axis(scores, best, axis=1)
-        wanted = slice(1, None) if multimask else slice(0, 1)
-        return logits[:, wanted], scores[:, wanted]
 
     def _result(
         self, embedding: Embedding, logits: NDArray[np.float32], scores: NDArray[np.float32], decode: float
     ) -> Result:
         start = time.perf_counter()
         regions = tuple(upsample_region(one, embedding.frame, self.mask_threshold) for one in logits)
-        postprocess = (time.perf_counter() - start) * 1e3
-        timings = {**embedding.timings, "decode": decode, "postprocess": postprocess}
+        timings = {**embedding.timings, "decode": decode, "postprocess": (time.perf_counter() - start) * 1e3}
         return Result(
             regions, scores, logits, embedding.frame, self.manifest.classes, timings, self.provider, self._identity
         )
+
+    def _name_pixels(self, embedding: Embedding) -> Result:
+        logits, _, decode = run_decoder(self._decoder, embedding, [])
+        timings = {**embedding.timings, "decode": decode}
+        return name_pixels(logits[0], embedding.frame, self.manifest.classes, timings, self.provider, self._identity)
 
     def segment(
         self,
@@ -259,15 +270,21 @@ class Predictor:
             ImageError, PromptError, BundleError, BackendError: as `encode` and `decode`.
         """
         prompt = Prompt(points, labels, box, mask)
+        check_kinds(prompt, self.manifest.prompt_kinds)
+        if zoom and self.manifest.task == SEMANTIC:
+            raise PromptError("a semantic bundle has no prompt to look closer at; leave zoom out")
         view = ImageView(image, self.encode, self._recent)
         closeness = self.zoom(zoom)
+
+        def answer(embedding: Embedding, prompt: Prompt) -> Result:
+            return self.decode_batch(embedding, [prompt], multimask=multimask)[0]
+
         if closeness is None:
-            return self._answer(view.encode(None), prompt, multimask)
+            return answer(view.encode(None), prompt)
         # A malformed prompt is refused as it was given, before anything is cut to a window.
         manifest = self.manifest
         frame = manifest.preprocessing.frame(view.size)
         encode_prompt(prompt, frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
-        answer = partial(self._answer, multimask=multimask)
         return segment_zoomed(view.encode, answer, prompt, view.size, closeness)
 
     def forget(self) -> None:
@@ -279,76 +296,3 @@ class Predictor:
         if wanted is None:
             return self.manifest.zoom
         return (self.manifest.zoom or Zoom()) if wanted else None
-
-    def _answer(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Result:
-        return self.decode_batch(embedding, [prompt], multimask=multimask)[0]
-
-    def set_image(self, image: object, image_format: str = "RGB") -> None:
-        """Encode an image for the following calls of `predict`; as `SamPredictor.set_image`.
-
-        Args:
-            image: see `encode`.
-            image_format: order of an array's colour channels, `RGB` or `BGR`; files say it themselves.
-
-        Raises:
-            ImageError: the image cannot be read or used.
-            ValueError: the format is neither.
-        """
-        if image_format not in ("RGB", "BGR"):
-            raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
-        self.reset_image()
-        pixels: NDArray[np.generic] = as_array(image)
-        if image_format == "BGR" and isinstance(image, np.ndarray) and pixels.ndim == 3:
-            pixels = pixels[..., ::-1]
-        self._current = self.encode(pixels)
-
-    def predict(
-        self,
-        point_coords: NDArray[Any] | None = None,
-        point_labels: NDArray[Any] | None = None,
-        box: NDArray[Any] | None = None,
-        mask_input: NDArray[Any] | None = None,
-        multimask_output: bool = True,
-        return_logits: bool = False,
-    ) -> tuple[NDArray[np.bool_] | NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Segment what a prompt points at in the image that was set; as `SamPredictor.predict`.
-
-        Args:
-            point_coords: [K, 2], (x, y) in pixels of the image as given.
-            point_labels: [K], 1 for the object and 0 for what is not.
-            box: (x0, y0, x1, y1) in pixels of the image as given.
-            mask_input: [1, 4E, 4E] low-res logits of a former call.
-            multimask_output: return three masks for an ambiguous prompt, else one.
-            return_logits: return masks as logits [M, H, W] float32 instead of bool.
-
-        Returns:
-            (masks [M, H, W] bool, iou_predictions [M] float32, low_res_logits [M, 4E, 4E] float32).
-
-        Raises:
-            ImageNotSetError: no image is set.
-            PromptError: the prompt is malformed.
-        """
-        embedding = self._require_image()
-        result = self.decode(
-            embedding, points=point_coords, labels=point_labels, box=box, mask=mask_input, multimask=multimask_output
-        )
-        masks = upsample_logits(result.low_res_logits, embedding.frame) if return_logits else result.masks
-        return masks, result.scores, result.low_res_logits
-
-    def get_image_embedding(self) -> NDArray[np.float32]:
-        """The embedding of the image that was set, [1, C, E, E] float32, read-only; as `SamPredictor`'s."""
-        return self._require_image().image_embeddings
-
-    def reset_image(self) -> None:
-        """Forget the image that was set."""
-        self._current = None
-
-    def _require_image(self) -> Embedding:
-        if self._current is None:
-            raise ImageNotSetError("an image must be set with .set_image(...) first")
-        return self._current
-
-
-def _check_finite(tensor: NDArray[np.float32], name: str) -> None:
-    if not np.isfinite(tensor).all():
-        raise BackendError(f"the engine's output {name} holds NaN or infinity; run `samsdk doctor` on this device")

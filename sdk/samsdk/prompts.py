@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from samsdk.errors import PromptError
 from samsdk.masks import reframe_logits
 from samsdk.results import Result
+from samsdk.semantic import SemanticResult
 from samsdk.transforms import Frame, Preprocessing
 
 PROMPT_KINDS: Final = ("points", "box", "mask")
@@ -68,6 +69,27 @@ class DecoderInputs:
     has_mask_input: float
 
 
+def check_kinds(prompt: Prompt, kinds: Sequence[str]) -> None:
+    """Check that a prompt is of the kinds that a bundle takes; none at all where it takes none.
+
+    Raises:
+        PromptError: nothing was given where something is needed, or a kind that the bundle lacks.
+    """
+    given = prompt.kinds or (("labels",) if prompt.labels is not None else ())
+    if not kinds:
+        if given:
+            raise PromptError(
+                f"this bundle takes no prompt, got {' and '.join(given)}: it finds the objects of its classes by itself"
+            )
+        return
+    if not prompt.kinds:
+        detail = "labels without points" if given else "no prompt at all"
+        raise PromptError(f"got {detail}; expected at least one of: {', '.join(kinds)}")
+    lacking = [kind for kind in given if kind not in kinds]
+    if lacking:
+        raise PromptError(f"this bundle takes no {' and no '.join(lacking)}; it takes: {', '.join(kinds)}")
+
+
 def encode_prompt(
     prompt: Prompt, frame: Frame, preprocessing: Preprocessing, mask_side: int, kinds: Sequence[str]
 ) -> DecoderInputs:
@@ -87,12 +109,7 @@ def encode_prompt(
         PromptError: nothing was given, or a part is malformed, lies outside the image or the frame's window, or is a
             kind the bundle lacks.
     """
-    if not prompt.kinds:
-        detail = "labels without points" if prompt.labels is not None else "no prompt at all"
-        raise PromptError(f"got {detail}; expected at least one of: {', '.join(kinds)}")
-    lacking = [kind for kind in prompt.kinds if kind not in kinds]
-    if lacking:
-        raise PromptError(f"this bundle takes no {' and no '.join(lacking)}; it takes: {', '.join(kinds)}")
+    check_kinds(prompt, kinds)
     points, labels = _check_points(prompt, frame)
     coords = [preprocessing.apply_coords(points, frame)]
     tokens = [labels]
@@ -110,6 +127,16 @@ def encode_prompt(
             # By tanh, which no logit makes overflow.
             mask = (0.5 + 0.5 * np.tanh(0.5 * mask)).astype(np.float32)
     return DecoderInputs(np.concatenate(coords), np.concatenate(tokens), mask, float(prompt.mask is not None))
+
+
+def decoder_feeds(prompts: Sequence[DecoderInputs]) -> dict[str, NDArray[np.float32]]:
+    """The decoder's feeds for prompts of one number of tokens, by the graph's names, [P, ...] each."""
+    return {
+        "point_coords": np.stack([feeds.point_coords for feeds in prompts]),
+        "point_labels": np.stack([feeds.point_labels for feeds in prompts]),
+        "mask_input": np.stack([feeds.mask_input for feeds in prompts])[:, None],
+        "has_mask_input": np.array([feeds.has_mask_input for feeds in prompts], dtype=np.float32),
+    }
 
 
 def _numbers(value: ArrayLike, what: str) -> NDArray[np.float64]:
@@ -213,6 +240,8 @@ def _check_mask(
 
 
 def _logits_of(result: Result, frame: Frame, mask_side: int) -> NDArray[np.float32]:
+    if isinstance(result, SemanticResult):
+        raise PromptError("a semantic result holds a mask for each class: give one of its `masks` as mask")
     logits = result.low_res_logits[result.best]
     if result.frame.original_size != frame.original_size or logits.shape != (mask_side, mask_side):
         raise PromptError(

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from samsdk.transforms import Frame
 SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
 # Okabe and Ito's sky blue: stands out from grey scans, red fundus and brown or pink stains, for any colour vision.
 OVERLAY_COLOUR: Final = (86, 180, 233)
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Result:
         low_res_logits: [M, 4E, 4E] float32 logits over the network's input square, which shows the frame's window.
         frame: the part of the image that the network saw, and how. Give the whole result as the next prompt's `mask`:
             the logits alone do not say where they lie.
-        labels: class id to name for semantic bundles, else empty.
+        labels: name of each class by its number as text for semantic bundles, else empty.
         timings: milliseconds of `preprocess`, `encode`, `decode` and `postprocess`; the first two are the
             embedding's own, and 0.0 where `segment` or a file had it already.
         provider: the execution provider that ran the decoder.
@@ -55,10 +56,15 @@ class Result:
         """Index of the mask with the highest score."""
         return int(np.argmax(self.scores))
 
+    @property
+    def region(self) -> Region:
+        """The best mask, stored over its own box."""
+        return self.regions[self.best]
+
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The best mask, [H, W] bool, the size of the image as given."""
-        return self.regions[self.best].full()
+        return self.region.full()
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -73,16 +79,16 @@ class Result:
     @property
     def box(self) -> tuple[int, int, int, int] | None:
         """Tight box of the best mask, (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None when it is empty."""
-        return self.regions[self.best].box
+        return self.region.box
 
     @property
     def area(self) -> int:
         """Number of pixels of the best mask."""
-        return self.regions[self.best].area
+        return self.region.area
 
     def polygons(self) -> list[NDArray[np.int32]]:
         """Outer contours of the best mask, [N, 2] arrays of (x, y) pixel centres; holes are filled."""
-        return polygons(self.regions[self.best])
+        return polygons(self.region)
 
     def rle(self) -> dict[str, list[int] | str]:
         """The best mask in COCO's compressed run-length encoding."""
@@ -105,25 +111,25 @@ class Result:
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be within 0 to 1, got {opacity}")
         pixels = to_uint8(as_array(image), "uint8_or_minmax")
-        size = self.regions[self.best].size
-        if pixels.shape[:2] != size:
-            raise ImageError(f"overlay needs the image that was segmented, {size} (H, W), got {pixels.shape[:2]}")
+        if pixels.shape[:2] != self.frame.original_size:
+            raise ImageError(
+                f"overlay needs the image that was segmented, {self.frame.original_size} (H, W), got {pixels.shape[:2]}"
+            )
         canvas = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
-        colour = np.array(OVERLAY_COLOUR, dtype=np.float32)
-        canvas[self.mask] = np.rint(canvas[self.mask] * (1 - opacity) + colour * opacity).astype(np.uint8)
-        thickness = max(1, max(size) // 400)
-        cv2.polylines(
-            canvas, [outline.reshape(-1, 1, 2) for outline in self.polygons()], True, OVERLAY_COLOUR, thickness
-        )
+        for region, colour in self._coloured():
+            _paint(canvas, region, colour, opacity)
         return canvas
+
+    def _coloured(self) -> Iterable[tuple[Region, Colour]]:
+        return [(self.region, OVERLAY_COLOUR)]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it; the mask as COCO run-length encoding."""
-        height, width = self.regions[self.best].size
+        return {"score": self.score, "scores": [float(score) for score in self.scores], **self._summary()}
+
+    def _summary(self) -> dict[str, Any]:
         return {
-            "size": [height, width],
-            "score": self.score,
-            "scores": [float(score) for score in self.scores],
+            "size": list(self.frame.original_size),
             "area": self.area,
             "box": list(self.box) if self.box else None,
             "window": list(self.frame.window),
@@ -146,16 +152,32 @@ class Result:
         """
         name = Path(path).name.lower()
         if name.endswith(".png"):
-            write_png(path, self.mask)
+            write_png(path, self._plane())
         elif name.endswith(".npz"):
             with atomic_write(path) as file:
-                np.savez_compressed(file, masks=self.masks, scores=self.scores, low_res_logits=self.low_res_logits)
+                np.savez_compressed(file, **self._arrays())
         elif name.endswith(".json"):
             with atomic_write(path) as file:
                 file.write(json.dumps(self.to_dict(), indent=1).encode())
         elif name.endswith(".nii.gz"):
             from samsdk.io.nifti import write_mask
 
-            write_mask(path, self.mask)
+            write_mask(path, self._plane())
         else:
             raise OutputError(f"cannot write {os.fspath(path)}: expected a name that ends in {', '.join(SUFFIXES)}")
+
+    def _plane(self) -> NDArray[np.bool_] | NDArray[np.uint8]:
+        return self.mask
+
+    def _arrays(self) -> dict[str, Any]:
+        return {"masks": self.masks, "scores": self.scores, "low_res_logits": self.low_res_logits}
+
+
+def _paint(canvas: NDArray[np.uint8], region: Region, colour: Colour, opacity: float) -> None:
+    """Draw a mask and its outline on an image [H, W, 3]."""
+    height, width = region.inside.shape
+    part = canvas[region.top : region.top + height, region.left : region.left + width]
+    mixed = part[region.inside] * (1 - opacity) + np.array(colour, dtype=np.float32) * opacity
+    part[region.inside] = np.rint(mixed).astype(np.uint8)
+    thickness = max(1, max(region.size) // 400)
+    cv2.polylines(canvas, [outline.reshape(-1, 1, 2) for outline in polygons(region)], True, colour, thickness)

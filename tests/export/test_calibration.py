@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from samsdk.errors import SamsdkError
+from samsdk.semantic import SemanticResult
+from samsdk.transforms import Preprocessing
 from samsdk_export.calibration import CalibrationError, CalibrationSets, dice_change, largest_change
-from samsdk_training.data import DataError
+from samsdk_training.data import DataError, read_set
 
 MakeSet = Callable[..., Path]
 # One disc of radius r has as many pixels as there are whole points in a circle (Gauss's circle problem).
@@ -151,3 +153,46 @@ def test_measuring_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@dataclass
+class Namer:
+    """Names each pixel by its brightness, so that classes are found with errors that can be counted."""
+
+    classes: dict[str, str]
+
+    def encode(self, image: np.ndarray, *, window: Any = None) -> np.ndarray:
+        return image
+
+    def decode(self, image: np.ndarray, **prompt: Any) -> SemanticResult:
+        assert prompt == {}
+        labels = np.select([image > 140, image > 85], [2, 1], 0).astype(np.uint8)
+        frame = Preprocessing(8, rule="resize_square").frame(image.shape)
+        names = {number: name for number, name in self.classes.items() if number != "0"}
+        nothing = np.zeros(0, np.float32)
+        return SemanticResult((), nothing, nothing, frame, names, {}, "", "namer", labels)
+
+
+def test_dice_of_classes_is_over_all_pixels_of_a_set(make_set: MakeSet, tmp_path: Path) -> None:
+    one = make_set(tmp_path / "one", [[(30, 30, 10), (90, 60, 20)], [(64, 48, 15)]])
+    classes = {"0": "background", "1": "liver", "2": "spleen", "3": "aorta"}
+    dice = CalibrationSets((one,)).dice(Namer(classes), (), classes)
+    images = list(read_set(one))
+    named = [np.select([labelled.image > 140, labelled.image > 85], [2, 1], 0) for labelled in images]
+    expected = {}
+    for number, name in ((1, "liver"), (2, "spleen")):
+        pairs = [(labelled.label == number, label == number) for labelled, label in zip(images, named, strict=True)]
+        both = sum(np.count_nonzero(truth & found) for truth, found in pairs)
+        expected[name] = 2 * both / sum(np.count_nonzero(mask) for pair in pairs for mask in pair)
+    # No label has an aorta: nothing can be said of it.
+    assert dice == {"one": {name: pytest.approx(value, abs=1e-12) for name, value in expected.items()}}
+    assert 0.1 < min(expected.values()) < max(expected.values()) < 1
+
+
+def test_a_set_without_the_models_classes_proves_nothing(make_set: MakeSet, tmp_path: Path) -> None:
+    none = make_set(tmp_path / "none", [[], []])
+    classes = {"0": "background", "1": "liver"}
+    with pytest.raises(CalibrationError, match=r"no pixel of calibration set .*none is labelled as one of the model"):
+        CalibrationSets((none,)).dice(Namer(classes), (), classes)
+    with pytest.raises(CalibrationError, match="expected a semantic model"):
+        CalibrationSets((none,)).dice(Filler(), (), classes)

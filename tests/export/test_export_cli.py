@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 import samsdk
-from samsdk import cli
+from samsdk import cli, hub
 from samsdk_export import bundle_writer
 from samsdk_export.calibration import CalibrationSets
 from samsdk_export.tier_writer import TierRequest, certified_devices
+from samsdk_training import importers
 from samsdk_training.checkpoints import Checkpoint, save_checkpoint
 
 
@@ -99,6 +100,21 @@ def test_a_call_without_a_checkpoint_exits_2(capsys: pytest.CaptureFixture[str])
         run("-o", "somewhere")
     assert stop.value.code == 2
     assert "the following arguments are required: checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(hub.MODELS))
+def test_every_known_name_is_pulled_and_imported_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(hub, "pull", lambda pulled, **how: tmp_path / pulled)
+    monkeypatch.setattr(importers, "import_weights", lambda path, kind: (path, kind))
+    monkeypatch.setattr(
+        bundle_writer, "write_bundle", lambda checkpoint, target, *, name, **how: asked.append((checkpoint, name))
+    )
+    assert run(name, "-o", tmp_path / "bundle") == 0
+    assert asked == [((tmp_path / name, name), name)]
+    assert name in importers.KINDS
 
 
 def test_tiers_calibration_and_engines_are_asked_for_by_options(

@@ -81,5 +81,5 @@ def test_attentions_to_a_projected_image_with_a_mask_equal_the_plain_ones() -> N
 def test_projecting_ahead_pays_beside_a_large_encoder_alone() -> None:
     model = model_of(TINY_VIT)
     cost = 2 * 3 * 32 * 16 * 16**2
-    assert pays(model, 50 * cost)
-    assert not pays(model, 50 * cost - 1)
+    assert pays(model, cost * 1000 // 15 + 1)
+    assert not pays(model, cost * 1000 // 15 - 1)

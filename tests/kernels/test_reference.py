@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from samsdk_kernels.reference import attention
+from samsdk_kernels.reference import attention, relative_position_bias
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -43,3 +43,17 @@ def test_an_infinite_bias_hides_a_key() -> None:
 def test_large_scores_stay_finite() -> None:
     q, k, v = (draw(3, 8, seed=i, dtype=torch.float32) for i in range(3))
     assert attention(1e4 * q, 1e4 * k, v, scale=1.0).isfinite().all()
+
+
+def test_the_relative_position_is_the_sum_written_out() -> None:
+    height, width, dim = 3, 4, 5
+    q = draw(2, 6, height * width, dim, seed=1)
+    rel_h, rel_w = draw(height, height, dim, seed=2), draw(width, width, dim, seed=3)
+    bias = relative_position_bias(q, rel_h, rel_w)
+    assert bias.shape == (2, 6, height * width, height * width)
+    for query in range(height * width):
+        for key in range(height * width):
+            near = rel_h[query // width, key // width] + rel_w[query % width, key % width]
+            torch.testing.assert_close(bias[..., query, key], (q[..., query, :] * near).sum(-1), rtol=0, atol=1e-14)
+    # Without leading axes, too.
+    torch.testing.assert_close(relative_position_bias(q[1, 2], rel_h, rel_w), bias[1, 2], rtol=0, atol=1e-14)

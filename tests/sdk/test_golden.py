@@ -73,6 +73,14 @@ def test_the_exported_bundle_has_parity(predictor: Predictor) -> None:
     }
 
 
+def test_all_masks_are_compared_whichever_of_them_answers(exported_bundle: Path) -> None:
+    predictor = Predictor(Bundle.open(exported_bundle), device="cpu")
+    first = measure_parity(predictor)
+    predictor.manifest = replace(predictor.manifest, single_mask="best")
+    assert measure_parity(predictor) == first
+    assert first.passed
+
+
 @pytest.mark.parametrize(("shift", "passed"), [(1e-2, False), (2e-3, False), (5e-4, True)])
 def test_one_changed_logit_decides_by_the_bound(tiny_bundle: Path, shift: float, passed: bool) -> None:
     images, samples, cases = read_golden(Bundle.open(tiny_bundle))

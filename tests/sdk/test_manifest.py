@@ -164,7 +164,7 @@ def test_one_error_lists_all_problems_and_nothing_twice(valid: dict[str, Any]) -
         read(data)
     assert str(caught.value).removeprefix("manifest.json is not a valid format 1 manifest: ").split("; ") == [
         "name is missing",
-        "task is 'auto', expected: promptable",
+        "task is 'auto', expected: promptable, semantic",
         "outputs.mask_side must be between 1 and 8192, got -4",
         "tiers.exact.0.encoder is missing",
         "tiers.exact.0.decoder is missing",
@@ -245,3 +245,32 @@ def test_zoom_is_what_the_bundle_recommends_or_nothing(valid: dict[str, Any]) ->
 def test_a_zoom_that_is_not_valid_is_refused(valid: dict[str, Any], value: Any, message: str) -> None:
     with pytest.raises(BundleError, match=message):
         read(change(valid, "prompts/zoom", value))
+
+
+def semantic(valid: dict[str, Any], classes: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
+    prompts = {**valid["prompts"], "kinds": kinds, "trained": kinds}
+    return {**valid, "task": "semantic", "classes": classes, "prompts": prompts}
+
+
+def test_a_semantic_bundle_has_classes_and_no_prompts(valid: dict[str, Any]) -> None:
+    manifest = read(semantic(valid, {"0": "background", "1": "liver"}, []))
+    assert (manifest.task, manifest.prompt_kinds, manifest.trained_kinds) == ("semantic", (), ())
+    assert manifest.classes == {"0": "background", "1": "liver"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "kinds", "text"),
+    [
+        ({"0": "background"}, [], "classes must be numbered from 0, the background, to at most 255, got: 0"),
+        ({"1": "liver", "2": "spleen"}, [], "classes must be numbered from 0, the background, to at most 255, got: 1"),
+        ({str(n): "x" for n in range(257)}, [], "to at most 255"),
+        ({"0": "background", "1": 7}, [], "classes.1 must be a name, got 7"),
+        ({"0": "background", "1": "liver"}, ["box"], "prompts.kinds names box, but a semantic bundle takes no prompt"),
+    ],
+)
+def test_a_semantic_bundle_that_contradicts_itself_is_refused(
+    valid: dict[str, Any], classes: dict[str, Any], kinds: list[str], text: str
+) -> None:
+    with pytest.raises(BundleError) as caught:
+        read(semantic(valid, classes, kinds))
+    assert text in str(caught.value)

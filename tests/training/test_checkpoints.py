@@ -250,3 +250,46 @@ def test_a_missing_folder_names_both_files(tmp_path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "nothing")
     assert caught.value.problems == ("missing file: model.json", "missing file: model.safetensors")
+
+
+def semantic(checkpoint, **changes) -> Checkpoint:
+    classes = {str(number): name for number, name in enumerate(("background", "liver", "spleen", "aorta"))}
+    prompts = {"kinds": [], "trained": [], "mask": "logits"}
+    return replace(checkpoint, **{"task": "semantic", "classes": classes, "prompts": prompts, **changes})
+
+
+def test_the_task_is_kept_and_an_old_checkpoint_is_promptable(checkpoint, folder, tmp_path) -> None:
+    save_checkpoint(semantic(checkpoint), tmp_path / "organs")
+    assert load_checkpoint(tmp_path / "organs").task == "semantic"
+    assert json.loads((folder / "model.json").read_text(encoding="utf-8"))["task"] == "promptable"
+    redescribe(folder, lambda described: described.pop("task"))
+    old = load_checkpoint(folder)
+    assert old.task == "promptable"
+    assert old.model == checkpoint.model
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"classes": {"0": "background", "1": "liver"}}, "classes: expected one for each mask, 0 to 3, got 0, 1"),
+        ({"classes": {"1": "a", "2": "b", "3": "c", "4": "d"}}, "one for each mask, 0 to 3, got 1, 2, 3, 4"),
+        ({"prompts": {"kinds": ["box"], "mask": "logits"}}, "prompts: a semantic model takes none, got box"),
+        ({"task": "automatic"}, "task: expected one of promptable, semantic, got 'automatic'"),
+    ],
+)
+def test_a_task_that_the_rest_contradicts_is_refused(checkpoint, tmp_path, changes, text) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(semantic(checkpoint, **changes), tmp_path / "organs")
+    assert text in str(caught.value)
+    assert not (tmp_path / "organs").exists()
+
+
+def test_a_task_that_is_no_word_is_refused(folder) -> None:
+    redescribe(folder, lambda described: described.update(task=["semantic"]))
+    with pytest.raises(CheckpointError, match="field task: expected a word, got list"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("prompts", "single"), [({}, "first"), ({"single": "best"}, "best")])
+def test_which_mask_answers(checkpoint, prompts, single) -> None:
+    assert replace(checkpoint, prompts={**checkpoint.prompts, **prompts}).single_mask == single

@@ -99,8 +99,10 @@ def test_a_merged_model_computes_what_samed_does(tmp_path, relative_error, kind,
     checkpoint = import_weights(tmp_path / "epoch_159.pth", kind, base=tmp_path / "base.pth")
     assert checkpoint.model["decoder"]["num_multimask_outputs"] == CLASSES
     assert checkpoint.classes == {"0": "background"} | {str(n): f"class {n}" for n in range(1, CLASSES + 1)}
+    assert checkpoint.task == "semantic"
     assert checkpoint.preprocessing == replace(LORAS[kind].preprocessing, input_size=64)
     lineage = checkpoint.lineage
+    assert lineage["merged"] is True
     assert (lineage["recipe"], lineage["lora"]) == (kind, {"rank": RANK, "scale": 1.0, "merged": sites})
     assert lineage["base"]["sha256"] != lineage["sha256"]
     assert lineage["base"]["resized"]["to"] == 64
@@ -148,6 +150,27 @@ def test_the_pairs_matter_and_keys_are_left_alone(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize(
+    ("kind", "encoder", "decoder"),
+    [
+        ("samed", (2.8327057723, 203.5983953834, 0.0626382008), (7.7356385511, 126.8696284030, 0.0476936698)),
+        ("samed-s", (-3.8782975277, 211.9151458374, 0.0491885170), (6.4717494976, 135.7219660115, -0.1064569503)),
+    ],
+)
+def test_merged_weights_are_as_they_always_were(tmp_path, kind, encoder, decoder) -> None:
+    make_files(tmp_path, decoder=kind == "samed-s")
+    state = import_weights(tmp_path / "epoch_159.pth", kind, base=tmp_path / "base.pth").state
+    golden = {
+        "image_encoder.blocks.1.attn.qkv.weight": encoder,
+        "mask_decoder.transformer.final_attn_token_to_image.v_proj.weight": decoder,
+    }
+    for key, expected in golden.items():
+        weight = state[key].double()
+        got = (weight.sum().item(), weight.abs().sum().item(), weight[3, 5].item())
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-5)
+
+
+@pytest.mark.usefixtures("_small")
 def test_the_base_may_be_a_checkpoint_s_folder_and_classes_have_names(tmp_path) -> None:
     make_files(tmp_path, decoder=False)
     save_checkpoint(import_weights(tmp_path / "base.pth", "sam-vit-b"), tmp_path / "base")
@@ -160,7 +183,8 @@ def test_the_base_may_be_a_checkpoint_s_folder_and_classes_have_names(tmp_path) 
         import_weights(tmp_path / "epoch_159.pth", "samed", base=tmp_path / "base", classes=names[:2])
     other_shape = replace(PUBLISHED["sam-vit-b"].config, mask_channels=4)
     save_checkpoint(
-        replace(one, model=other_shape.to_dict(), state=build_sam(other_shape).state_dict()), tmp_path / "other"
+        replace(one, model=other_shape.to_dict(), state=build_sam(other_shape).state_dict(), task="promptable"),
+        tmp_path / "other",
     )
     with pytest.raises(CheckpointError, match="is not of the architecture of Segment Anything, ViT-B"):
         import_weights(tmp_path / "epoch_159.pth", "samed", base=tmp_path / "other")

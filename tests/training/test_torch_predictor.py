@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -26,3 +29,28 @@ def test_torch_answers_as_the_bundle_does(
     np.testing.assert_allclose(reference.scores, mine.scores, atol=1e-4)
     assert np.count_nonzero(reference.mask != mine.mask) <= 20
     assert reference.provider == "torch"
+
+
+@pytest.mark.parametrize("single", ["first", "best"])
+def test_torch_chooses_the_mask_that_the_bundle_chooses(
+    tiny_checkpoint: Checkpoint, predictor: samsdk.Predictor, cell: NDArray[np.uint8], single: str
+) -> None:
+    checkpoint = replace(tiny_checkpoint, prompts={**tiny_checkpoint.prompts, "single": single})
+    theirs = TorchPredictor.of(checkpoint, checkpoint.build())
+    box = (355, 300, 490, 440)
+    answer = theirs.decode(theirs.encode(cell), box=box)
+    offered = predictor.decode(predictor.encode(cell), box=box, multimask=single == "best")
+    np.testing.assert_allclose(answer.low_res_logits[0], offered.low_res_logits[offered.best], atol=1e-4)
+    assert answer.score == pytest.approx(offered.score, abs=1e-4)
+
+
+def test_torch_names_classes_as_the_bundle_does(
+    semantic_checkpoint: Checkpoint, semantic_bundle: Path, cell: NDArray[np.uint8]
+) -> None:
+    theirs = TorchPredictor.of(semantic_checkpoint, semantic_checkpoint.build())
+    answer, mine = theirs.decode(theirs.encode(cell)), samsdk.load(semantic_bundle, device="cpu").segment(cell)
+    np.testing.assert_allclose(answer.low_res_logits, mine.low_res_logits, atol=1e-4)
+    assert answer.labels == mine.labels
+    assert np.count_nonzero(answer.masks != mine.masks) <= 20
+    with pytest.raises(samsdk.PromptError, match="this bundle takes no prompt, got box"):
+        theirs.decode(theirs.encode(cell), box=(1, 2, 30, 40))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from samsdk.errors import SamsdkError
 from samsdk.io.atomic import atomic_folder
+from samsdk.manifest import PROMPTABLE, SEMANTIC, SINGLE_MASKS, TASKS
 from samsdk.transforms import Preprocessing
 from samsdk_training.models.sam import Sam, SamConfig, build_sam
 
@@ -28,6 +29,8 @@ JSON_FILE = "model.json"
 
 _SECTIONS = ("model", "geometry", "intensity", "normalisation", "prompts", "classes", "licence", "lineage")
 _FIELDS = {"format", *_SECTIONS, "tensors"}
+# Fields that came after the first checkpoints, with what is meant where they are absent.
+_LATER = {"task": PROMPTABLE}
 
 
 class CheckpointError(SamsdkError, ValueError):
@@ -52,10 +55,12 @@ class Checkpoint:
         intensity: How values of any depth become 8-bit.
         normalisation: How 8-bit values become the network's input.
         prompts: Kinds of prompt that the model takes, those that it was trained with, and the kind of its mask prompt.
-        classes: Name of each class by its number as text; empty for a model without classes.
+        classes: Name of each class by its number as text, `0` a semantic model's background; empty without classes.
         licence: Licence, source and attribution of the weights.
         lineage: Where the weights came from.
         state: The tensors by their official state-dict keys.
+        task: What the model does, one of `samsdk.manifest.TASKS`. A semantic model takes no prompt, and its decoder has
+            one mask for each class, in the order of their numbers.
     """
 
     model: dict[str, Any]
@@ -67,6 +72,7 @@ class Checkpoint:
     licence: dict[str, Any]
     lineage: dict[str, Any]
     state: dict[str, Tensor] = field(repr=False)
+    task: str = PROMPTABLE
 
     @classmethod
     def of(
@@ -103,6 +109,11 @@ class Checkpoint:
             mask_prompt=self.prompts["mask"],
         )
 
+    @property
+    def single_mask(self) -> str:
+        """Which mask answers when one is asked for, see `samsdk.answers.wanted_masks`."""
+        return str(self.prompts.get("single", SINGLE_MASKS[0]))
+
     def build(self) -> Sam:
         """Build the model with these weights, in evaluation mode, on the CPU.
 
@@ -115,14 +126,25 @@ class Checkpoint:
         return sam.eval()
 
     def check(self) -> None:
-        """Compare configuration and tensors without building the model.
+        """Compare configuration, tensors and task without building the model.
 
         Raises:
             CheckpointError: As for `build`; the text lists every problem.
         """
-        problems = state_problems(self.model, self.state)
+        problems = state_problems(self.model, self.state) or self._task_problems()
         if problems:
-            raise CheckpointError("the tensors of this checkpoint are not those of its model:", problems)
+            raise CheckpointError("the parts of this checkpoint do not belong together:", problems)
+
+    def _task_problems(self) -> list[str]:
+        if self.task != SEMANTIC:
+            return [] if self.task in TASKS else [f"task: expected one of {', '.join(TASKS)}, got {self.task!r}"]
+        masks = SamConfig.from_dict(self.model).decoder.num_multimask_outputs + 1
+        problems = []
+        if list(self.classes) != [str(number) for number in range(masks)]:
+            problems.append(f"classes: expected one for each mask, 0 to {masks - 1}, got {', '.join(self.classes)}")
+        if self.prompts["kinds"]:
+            problems.append(f"prompts: a semantic model takes none, got {', '.join(self.prompts['kinds'])}")
+        return problems
 
 
 def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
@@ -192,7 +214,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{str(source)!r} is not a checkpoint folder:", absent)
     content = _read_json(source / JSON_FILE)
     state = _read_tensors(source / TENSORS_FILE, content["tensors"]["sha256"])
-    checkpoint = Checkpoint(**{name: content[name] for name in _SECTIONS}, state=state)
+    checkpoint = Checkpoint(**{name: content[name] for name in (*_SECTIONS, *_LATER)}, state=state)
     try:
         checkpoint.check()
     except CheckpointError as error:
@@ -221,7 +243,7 @@ def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
         for key, tensor in checkpoint.state.items()
     }
     save_file(tensors, folder / TENSORS_FILE)
-    content: dict[str, Any] = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in _SECTIONS}}
+    content: dict[str, Any] = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in (*_LATER, *_SECTIONS)}}
     content["tensors"] = {"file": TENSORS_FILE, "sha256": _sha256(folder / TENSORS_FILE)}
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -242,13 +264,16 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{str(path)!r}: expected checkpoint format {FORMAT}, got {content.get('format')!r}; "
             "a newer format needs a newer samsdk"
         )
+    content = {**_LATER, **content}
     problems = [f"missing field: {name}" for name in sorted(_FIELDS - content.keys())]
-    problems += [f"unknown field: {name}" for name in sorted(content.keys() - _FIELDS)]
+    problems += [f"unknown field: {name}" for name in sorted(content.keys() - _FIELDS - _LATER.keys())]
     problems += [
         f"field {name}: expected an object, got {type(content[name]).__name__}"
         for name in (*_SECTIONS, "tensors")
         if name in content and not isinstance(content[name], dict)
     ]
+    if not isinstance(content["task"], str):
+        problems.append(f"field task: expected a word, got {type(content['task']).__name__}")
     if not problems and not isinstance(content["tensors"].get("sha256"), str):
         problems.append("field tensors: expected the sha256 of the tensor file")
     if problems:

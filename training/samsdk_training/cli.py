@@ -1,4 +1,4 @@
-"""`samsdk evaluate`, `samsdk train`, `samsdk slim` and `samsdk models import`, added to the program by entry points.
+"""`samsdk evaluate`, `train`, `slim`, `merge` and `models import`, added to the program by entry points.
 
 `evaluate` needs the runtime alone, so that devices can be measured; the others import torch when they run.
 """
@@ -16,6 +16,7 @@ from samsdk.cli import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
 from samsdk_training.data import LISTS, DataError, part_of_list, read_set
 from samsdk_training.evaluation import evaluate_images, summarise
+from samsdk_training.set_folder import SetFolder
 
 
 def add_evaluate(commands: Any) -> None:
@@ -72,6 +73,17 @@ def add_slim(commands: Any) -> None:
     parser = add_command(commands, "slim", _run_slim, "halve a checkpoint: fold batch norms, round weights to 16 bits")
     parser.add_argument("checkpoint", type=Path, help="a checkpoint's folder")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="folder to write")
+
+
+def add_merge(commands: Any) -> None:
+    """Add the command `merge`."""
+    parser = add_command(commands, "merge", _run_merge, "merge an adapter into the checkpoint that it was trained on")
+    parser.add_argument("adapter", type=Path, metavar="CHECKPOINT_OR_ADAPTER", help="an adapter's folder")
+    parser.add_argument("--base", type=Path, metavar="CHECKPOINT", help="folder of the adapter's base")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="folder to write")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail if the model has adapters that have to stay in the graph"
+    )
 
 
 def add_models_import(actions: Any) -> None:
@@ -174,6 +186,30 @@ def _run_slim(args: argparse.Namespace) -> Report:
     return Report(data, text)
 
 
+def _run_merge(args: argparse.Namespace) -> Report:
+    try:
+        from samsdk_training.adapter_file import JSON_FILE, load_adapter
+        from samsdk_training.checkpoints import save_checkpoint
+        from samsdk_training.merging import merge_adapter, refuse_checkpoint
+        from samsdk_training.tuning import load_base
+    except ImportError as error:
+        raise MissingExtraError(f"samsdk merge needs {error.name}: pip install 'samsdk[train]'") from error
+    if not (args.adapter / JSON_FILE).is_file():
+        refuse_checkpoint(args.adapter, strict=args.strict)
+    adapter = load_adapter(args.adapter)
+    if args.base is None:
+        raise WrongCallError(f"an adapter needs its base: --base CHECKPOINT, of sha256 {adapter.base_sha256}")
+    checkpoint, report = merge_adapter(adapter, load_base(args.base), strict=args.strict)
+    save_checkpoint(checkpoint, args.output)
+    data = {"checkpoint": str(args.output), **report.to_dict(), "base_sha256": adapter.base_sha256}
+    lines = [
+        f"{args.output}: merged at {len(report.merged)} places, rank {report.rank}, scale {report.scale:g}; "
+        f"{len(report.replaced)} tensors replaced",
+        *(f"stays in the graph: {name}" for name in report.retained),
+    ]
+    return Report(data, "\n".join(lines))
+
+
 def _clicks(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"expected whole numbers from 1 on, as 1,3; got {text!r}")
@@ -209,12 +245,13 @@ def _run_evaluate(args: argparse.Namespace) -> Report:
 
 
 def _find_sets(data: Path, list_name: str) -> list[Path]:
-    if (data / list_name).is_file():
+    if SetFolder(data).has_ids(list_name):
         return [data]
-    folders = sorted(path.parent for path in data.glob(f"*/{list_name}") if path.read_text(encoding="utf-8").strip())
-    if not folders:
+    folders = [SetFolder(path) for path in sorted(data.iterdir()) if path.is_dir()] if data.is_dir() else []
+    found = [one.path for one in folders if one.has_ids(list_name) and one.ids(list_name)]
+    if not found:
         raise WrongCallError(f"{data} is no set and holds none: found no {list_name} with ids in it")
-    return folders
+    return found
 
 
 def _table(sets: dict[str, Any], mean: dict[str, float]) -> str:

@@ -1,23 +1,28 @@
-"""Labelled images on disk: `<set>/images/<id>.png`, `<set>/masks/<id>.png` and a list of ids."""
+"""Labelled images on disk, one after the other: the same objects whatever the files are (see `set_folder`)."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.errors import SamsdkError
-from samsdk.io.images import read_image
+from samsdk_training.entries import Stored, find_fault, holds_instances, read_entry, whole_labels
+from samsdk_training.set_folder import LISTS, DataError, Entry, SetFolder, SetSettings
+from samsdk_training.volumes import CT_WINDOWS, intensity_bounds, to_eight_bits
 
-# Ids are in the order that "the first N images" of a set means.
-LISTS = ("list.txt", "val.txt", "train.txt")
-
-
-class DataError(SamsdkError, ValueError):
-    """A set of labelled images is incomplete or malformed."""
+__all__ = [
+    "LISTS",
+    "DataError",
+    "LabelledImage",
+    "labelled_images",
+    "part_of_list",
+    "read_ids",
+    "read_set",
+    "read_stored",
+    "tight_box",
+]
 
 
 @dataclass(frozen=True)
@@ -25,16 +30,22 @@ class LabelledImage:
     """One image with its objects.
 
     Attributes:
-        name: the image's id in its set.
-        image: HxW or HxWx3 RGB, as in the file.
+        name: the image's id in its set; of a slice the volume's id and its place, as `liver_04_z012`.
+        image: HxW or HxWx3 RGB, as in the file; of a slice of a volume, 8 bits by the volume's own range.
         label: [H, W] integers, 0 is background.
         instances: whether each number is one object (16-bit masks) rather than one class (8-bit masks).
+        patient: whose image it is; None where nothing says so.
+        spacing: mm per pixel (down, across); None where the files do not say.
+        volume: the id of the volume that it is a slice of; None for an image.
     """
 
     name: str
     image: NDArray[np.generic]
     label: NDArray[np.integer]
     instances: bool
+    patient: str | None = None
+    spacing: tuple[float, float] | None = None
+    volume: str | None = None
 
     def objects(self, *, smallest: int = 1, split_components: bool = True) -> list[NDArray[np.bool_]]:
         """The image's objects, in the order of their numbers.
@@ -73,17 +84,12 @@ def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def read_ids(folder: str | os.PathLike[str], list_name: str = LISTS[0]) -> list[str]:
-    """The ids that a list file of a set holds, one a line.
+    """The ids that a list file of a set holds, one a line; without `list.txt`, those of all images.
 
     Raises:
         DataError: there is no such list.
     """
-    path = Path(folder) / list_name
-    if not path.is_file():
-        raise DataError(
-            f"{folder} has no {list_name}; expected a set with images/, masks/ and one of {', '.join(LISTS)}"
-        )
-    return path.read_text(encoding="utf-8").split()
+    return SetFolder(folder).ids(list_name)
 
 
 def part_of_list(folder: str | os.PathLike[str], list_name: str, share: tuple[float, float]) -> slice:
@@ -104,23 +110,69 @@ def part_of_list(folder: str | os.PathLike[str], list_name: str, share: tuple[fl
 def read_set(
     folder: str | os.PathLike[str], list_name: str = LISTS[0], part: slice = slice(None)
 ) -> Iterator[LabelledImage]:
-    """Read the images of a set one after the other.
+    """Read the images of a set one after the other, and of each volume every slice.
 
     Args:
         folder: of the set.
         list_name: of the list file in it.
-        part: which of the list's images, in its order.
+        part: which of the list's ids, in its order.
 
     Raises:
         DataError: the list, an image or its mask is missing or malformed.
+        MissingExtraError: the set holds NIfTI volumes, and nibabel is not installed.
     """
-    root = Path(folder)
-    for name in read_ids(root, list_name)[part]:
-        image = read_image(root / "images" / f"{name}.png")
-        label = read_image(root / "masks" / f"{name}.png")
-        if label.ndim != 2 or label.shape != image.shape[:2] or not np.issubdtype(label.dtype, np.integer):
-            raise DataError(
-                f"the mask of {name} in {root} must hold integers of the image's size {image.shape[:2]}, "
-                f"got {label.shape} {label.dtype}"
-            )
-        yield LabelledImage(name, image, label.view(label.dtype), label.dtype == np.uint16)
+    source = SetFolder(folder)
+    ids = source.ids(list_name)[part]
+    patients = source.patients(ids)
+    for name in ids:
+        entry, stored = read_stored(source, name)
+        yield from labelled_images(entry, stored, source.settings, patients.get(name))
+
+
+def read_stored(source: SetFolder, name: str) -> tuple[Entry, Stored]:
+    """Read the files of one id and check them.
+
+    Raises:
+        DataError: the image or its mask is missing or malformed.
+        MissingExtraError: these are NIfTI volumes, and nibabel is not installed.
+    """
+    entry = source.entry(name)
+    stored = read_entry(entry, source.settings.axis)
+    fault = find_fault(stored)
+    if fault:
+        raise DataError(f"{name} in {source.path}: {fault.text}")
+    return entry, stored
+
+
+def labelled_images(
+    entry: Entry, stored: Stored, settings: SetSettings, patient: str | None
+) -> Iterator[LabelledImage]:
+    """The images in what was read of one id.
+
+    Args:
+        entry: where it was read from.
+        stored: what was read; without fault.
+        settings: of the set.
+        patient: whose it is.
+
+    Yields:
+        The image, or each slice of the volume, from the first plane on.
+    """
+    label = whole_labels(stored.labels)
+    instances = holds_instances(entry, stored, settings)
+    if stored.planes is None:
+        yield LabelledImage(entry.name, stored.values, label, instances, patient, stored.spacing)
+        return
+    image = stored.values
+    if image.dtype != np.uint8:
+        image = to_eight_bits(image, intensity_bounds(image, [settings.window or CT_WINDOWS[0]])[0])
+    for index, plane in enumerate(stored.planes):
+        yield LabelledImage(
+            f"{entry.name}_{plane}",
+            np.ascontiguousarray(image[index]),
+            np.ascontiguousarray(label[index]),
+            instances,
+            patient,
+            stored.spacing,
+            entry.name,
+        )

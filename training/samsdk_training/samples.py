@@ -30,7 +30,7 @@ class SampleSet:
         weight: how much more often than its size says it is drawn; must be positive.
         share: (from, to) of the list that is used, 0 to 1: a set without lists for training and validation keeps the
             rest back.
-        exclude: ids that are left out, such as other images of a patient who is kept back.
+        exclude: ids of images or volumes that are left out, such as others of a patient who is kept back.
     """
 
     folder: str | os.PathLike[str]
@@ -180,7 +180,9 @@ class SampleSource:
 
 def _read_all(one: SampleSet, preprocessing: Preprocessing, smallest: int) -> list[_CachedImage]:
     labelled = read_set(one.folder, one.list_name, part_of_list(one.folder, one.list_name, one.share))
-    images = [_cache(image, preprocessing, smallest) for image in labelled if image.name not in one.exclude]
+    images = [
+        _cache(image, preprocessing, smallest) for image in labelled if not {image.name, image.volume} & {*one.exclude}
+    ]
     usable = [cached for cached in images if len(cached.classes)]
     if not usable:
         raise DataError(f"{one.list_name} of {one.folder} names no image with an object of at least {smallest} pixels")

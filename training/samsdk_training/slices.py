@@ -1,25 +1,21 @@
 """Slices of labelled volumes as a set of labelled images, so that a volume can teach a model of images."""
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.errors import MissingExtraError
 from samsdk.io.atomic import atomic_folder
 from samsdk_training.data import DataError, read_ids
+from samsdk_training.entries import read_volumes
+from samsdk_training.set_folder import SetFolder
+from samsdk_training.volumes import CT_WINDOWS, intensity_bounds, to_eight_bits, upright
 
-# Hounsfield units, (lowest, highest): soft tissue, lung, and wide enough for bone. One a slice, in turn.
-CT_WINDOWS: Final = ((-160.0, 240.0), (-1000.0, 200.0), (-500.0, 900.0))
 # A plane of fewer slices than this is a stack of thick slices seen from the side, which no user looks at.
 _SMALLEST_SIDE: Final = 48
-# Air is -1000 HU; no MR or z-score volume reaches so low.
-_CT_FLOOR: Final = -500.0
 
 
 def write_slices(
@@ -53,11 +49,12 @@ def write_slices(
         MissingExtraError: nibabel is not installed.
     """
     names: list[str] = []
+    source = SetFolder(folder)
     with atomic_folder(output) as root:
         for kind in ("images", "masks"):
             (root / kind).mkdir()
         for name in read_ids(folder):
-            values, labels = (_read(Path(folder) / kind / f"{name}.nii.gz") for kind in ("images", "masks"))
+            values, labels = (volume.values for volume in read_volumes(source.entry(name)))
             if values.ndim != 3 or values.shape != labels.shape or labels.min() < 0 or labels.max() > 255:
                 raise DataError(
                     f"{name} in {folder}: a volume must have three axes, labels 0 to 255 of its shape {values.shape}"
@@ -71,19 +68,6 @@ def write_slices(
             raise DataError(f"{folder} holds no slice with at least {fewest} labelled pixels")
         (root / "train.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     return len(names)
-
-
-def _read(path: Path) -> NDArray[np.float32]:
-    try:
-        import nibabel
-    except ImportError as error:
-        raise MissingExtraError("reading NIfTI needs nibabel: pip install 'samsdk[medical]'") from error
-    try:
-        # The nearest of nibabel's RAS+: x to the patient's right, y to the front, z to the head.
-        volume = nibabel.as_closest_canonical(nibabel.load(path))
-        return np.asarray(volume.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise DataError(f"{path} is no NIfTI volume: {error}") from error
 
 
 def _places(
@@ -106,14 +90,8 @@ def _slices(
     places: Iterable[tuple[int, int, int]],
     windows: Sequence[tuple[float, float]],
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
-    bounds = list(windows)
-    if values.min() > _CT_FLOOR:
-        low, high = np.percentile(values, [0.5, 99.5])
-        bounds = [(float(low), max(float(high), float(low) + 1e-6))]
+    bounds = intensity_bounds(values, windows)
     for axis, index, number in places:
-        # Rows downwards: from front to back in the axial plane, from head to foot in the others.
-        label = np.ascontiguousarray(np.rot90(labels.take(index, axis)))
-        low, high = bounds[number % len(bounds)]
-        image = np.rot90(values.take(index, axis)).clip(low, high)
-        scaled = np.round((image - low) * (255 / (high - low))).astype(np.uint8)
-        yield f"{'xyz'[axis]}{index:03d}", np.ascontiguousarray(scaled), label
+        name = "xyz"[axis]
+        image = to_eight_bits(upright(values, name)[index], bounds[number % len(bounds)])
+        yield f"{name}{index:03d}", np.ascontiguousarray(image), np.ascontiguousarray(upright(labels, name)[index])

@@ -1,17 +1,33 @@
 """A torch model behind the runtime's interface, so that training validates by the very protocol that bundles are
 measured by."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from samsdk.answers import wanted_masks
 from samsdk.embedding import Embedding
 from samsdk.io.images import as_array
+from samsdk.manifest import SEMANTIC, SINGLE_MASKS
 from samsdk.masks import upsample_region
-from samsdk.prompts import BACKGROUND, BOX_TOP_LEFT, FOREGROUND, PROMPT_KINDS, DecoderInputs, Prompt, encode_prompt
+from samsdk.prompts import (
+    BACKGROUND,
+    BOX_TOP_LEFT,
+    FOREGROUND,
+    PROMPT_KINDS,
+    DecoderInputs,
+    Prompt,
+    check_kinds,
+    encode_prompt,
+)
 from samsdk.results import Result
+from samsdk.semantic import name_pixels
 from samsdk.transforms import Preprocessing, Window
+from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 
 PROVIDER = "torch"
@@ -40,19 +56,42 @@ class TorchPredictor:
         model: in evaluation mode.
         preprocessing: the checkpoint's.
         name: what results and embeddings say they come from.
+        single_mask: which mask answers a prompt, see `samsdk.answers.wanted_masks`.
+        classes: those of a semantic model, `0` the background; it then takes no prompt.
     """
 
-    def __init__(self, model: Sam, preprocessing: Preprocessing, name: str = "torch model") -> None:
+    def __init__(
+        self,
+        model: Sam,
+        preprocessing: Preprocessing,
+        name: str = "torch model",
+        *,
+        single_mask: str = SINGLE_MASKS[0],
+        classes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.model = model
         self.preprocessing = preprocessing
         self.name = name
+        self.single_mask = single_mask
+        self.classes = classes
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model: Sam, name: str = "torch model") -> "TorchPredictor":
+        """The predictor of a checkpoint, which answers as its bundle will.
+
+        Args:
+            checkpoint: says how.
+            model: what the checkpoint's `build` returned.
+            name: what results and embeddings say they come from.
+        """
+        classes = checkpoint.classes if checkpoint.task == SEMANTIC else {}
+        return cls(model, checkpoint.preprocessing, name, single_mask=checkpoint.single_mask, classes=classes)
 
     @torch.inference_mode()
     def encode(self, image: object, *, window: Window | None = None) -> Embedding:
         """Encode one image, or a window of it; see `samsdk.Predictor.encode`."""
         square, frame = self.preprocessing.apply_image(as_array(image), window)
-        device = next(self.model.parameters()).device
-        tensors = self.model.encode(torch.from_numpy(square).to(device))
+        tensors = self.model.encode(torch.from_numpy(square).to(self._device))
         return Embedding(
             {key: value.float().cpu().numpy() for key, value in tensors.items()}, frame, self.name, PROVIDER
         )
@@ -68,13 +107,31 @@ class TorchPredictor:
         mask: ArrayLike | Result | None = None,
     ) -> Result:
         """Decode one prompt to its single mask; see `samsdk.Predictor.decode`."""
-        side = self.model.prompt_encoder.mask_side
+        embeddings = {key: torch.tensor(value, device=self._device) for key, value in embedding.tensors.items()}
         prompt = Prompt(points, labels, box, mask)
+        if self.classes:
+            check_kinds(prompt, ())
+            logits = _numpy(self.model.decode_all(embeddings)[0][0])
+            return name_pixels(logits, embedding.frame, self.classes, {}, PROVIDER, self.name)
+        side = self.model.prompt_encoder.mask_side
         feeds = encode_prompt(prompt, embedding.frame, self.preprocessing, side, PROMPT_KINDS)
-        device = next(self.model.parameters()).device
-        points, boxes, masks = model_prompt(feeds, device)
-        embeddings = {key: torch.tensor(value, device=device) for key, value in embedding.tensors.items()}
-        logits, scores = self.model.decode(embeddings, points=points, boxes=boxes, masks=masks)
-        low = logits[0].float().cpu().numpy()
-        regions = tuple(upsample_region(np.ascontiguousarray(one), embedding.frame) for one in low)
-        return Result(regions, scores[0].float().cpu().numpy(), low, embedding.frame, {}, {}, PROVIDER, self.name)
+        logits, scores = self._single(embeddings, feeds)
+        regions = tuple(upsample_region(np.ascontiguousarray(one), embedding.frame) for one in logits)
+        return Result(regions, scores, logits, embedding.frame, {}, {}, PROVIDER, self.name)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _single(
+        self, embeddings: Mapping[str, Tensor], feeds: DecoderInputs
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits [1, 4E, 4E] and score [1] of the mask that answers."""
+        points, boxes, masks = model_prompt(feeds, self._device)
+        logits, scores = self.model.decode_all(embeddings, points=points, boxes=boxes, masks=masks)
+        wanted, quality = wanted_masks(_numpy(logits), _numpy(scores), multimask=False, single=self.single_mask)
+        return wanted[0], quality[0]
+
+
+def _numpy(tensor: Tensor) -> NDArray[np.float32]:
+    return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)

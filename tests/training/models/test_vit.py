@@ -7,7 +7,6 @@ from torch import nn
 
 from samsdk_training.models import SamConfig, VitConfig, VitEncoder, build_sam, sam_med2d_config, sam_vit_config
 from samsdk_training.models.sam import DecoderConfig
-from samsdk_training.models.vit import decomposed_bias
 
 SMALL = VitConfig(image_size=64, embed_dim=24, depth=3, num_heads=3, global_blocks=(1,), out_channels=16)
 
@@ -107,19 +106,6 @@ def test_the_whole_of_sam_b_agrees_with_segment_anything(segment_anything, rando
         got = ours(image, points=points, boxes=given["boxes"], masks=given["mask_inputs"], multimask_output=True)
         assert relative_error(got[0], expected[0]) <= 1e-5
         assert relative_error(got[1], expected[1]) <= 1e-5
-
-
-def test_the_bias_is_the_sum_written_out() -> None:
-    generator = torch.Generator().manual_seed(2)
-    side, width = 3, 4
-    q = torch.randn(2, 5, side * side, width, generator=generator)
-    rows, columns = torch.randn(2, side, side, width, generator=generator)
-    bias = decomposed_bias(q, rows, columns)
-    assert bias.shape == (2, 5, side * side, side * side)
-    for query in range(side * side):
-        for key in range(side * side):
-            near = rows[query // side, key // side] + columns[query % side, key % side]
-            torch.testing.assert_close(bias[:, :, query, key], (q[:, :, query] * near).sum(-1), rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_reach_every_parameter_and_are_those_of_segment_anything(

@@ -13,10 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from samsdk.hub import MODELS
+from samsdk.manifest import SEMANTIC
 from samsdk.transforms import Preprocessing
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, state_problems
 from samsdk_training.importers.published import LORAS, PUBLISHED, Published, PublishedLora
-from samsdk_training.importers.samed import MASK_TOKENS, lora_problems, lora_sites, merge_lora, parts
+from samsdk_training.importers.samed import MASK_TOKENS, lora_problems, merge_lora, parts, samed_pairs
 from samsdk_training.importers.weights_file import WeightsFile, read_weights
 from samsdk_training.models.sam import SamConfig
 from samsdk_training.models.vit import PATCH
@@ -109,22 +110,23 @@ def _import_lora(
     size = published.image_size if image_size is None else image_size
     resized = resize_checkpoint(_read_base(base, published.base), size)
     config = SamConfig.from_dict(resized.model)
-    sites = lora_sites(config, published.decoder)
+    pairs = samed_pairs(config, published.decoder)
     count = _count_classes(file)
     model = replace(config, decoder=replace(config.decoder, num_multimask_outputs=count)).to_dict()
-    state = parts(file.state, resized.state, sites)
-    problems = lora_problems(file.state, resized.state, sites) + state_problems(model, state)
+    state = parts(file.state, resized.state, pairs)
+    problems = lora_problems(file.state, resized.state, pairs) + state_problems(model, state)
     if problems:
         raise CheckpointError(f"the tensors in {file.name!r} are not those of {published.title}:", problems)
-    lora = {"rank": len(file.state[sites[0].a]), "scale": 1.0, "merged": len(sites)}
+    lora = {"rank": len(file.state[pairs[0].a]), "scale": 1.0, "merged": len(pairs)}
     return Checkpoint(
         model=model,
         **_rules(replace(published.preprocessing, input_size=size)),
         prompts={"kinds": [], "trained": [], "mask": "logits"},
         classes=_classes(file, count, classes),
         licence=_licence(published, known=False),
-        lineage={**_lineage(file, kind, []), "recipe": kind, "lora": lora, "base": resized.lineage},
-        state=merge_lora(file.state, state, sites),
+        lineage={**_lineage(file, kind, []), "recipe": kind, "merged": True, "lora": lora, "base": resized.lineage},
+        state=merge_lora(file.state, state, pairs),
+        task=SEMANTIC,
     )
 
 
@@ -152,7 +154,7 @@ def _read_base(base: str | os.PathLike[str], kind: str) -> Checkpoint:
     return checkpoint
 
 
-def _rules(preprocessing: Preprocessing) -> dict[str, dict[str, Any]]:
+def _rules(preprocessing: Preprocessing) -> dict[str, Any]:
     rules = asdict(preprocessing)
     return {
         "geometry": {key: rules[key] for key in ("rule", "input_size", "interpolation", "box_rounding")},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from samsdk_training.lora import LoraSite, merge_pairs
 from samsdk_training.models.sam import SamConfig
 from samsdk_training.models.vit import VitConfig
 
@@ -25,28 +26,22 @@ _ATTENTIONS = {
 
 
 @dataclass(frozen=True)
-class LoraSite:
-    """Where one pair of matrices belongs.
+class SamedPair:
+    """One pair of matrices of a file.
 
     Attributes:
         a: Key of A, [rank, in].
         b: Key of B, [out, rank].
-        weight: Key of the projection's weight in the base.
-        part: Which part of a fused projection's rows, 0 q, 1 k, 2 v; None where the projection is not fused.
+        site: Where it belongs in the base.
     """
 
     a: str
     b: str
-    weight: str
-    part: int | None = None
-
-    def rows(self, weight: Tensor) -> Tensor:
-        """The rows of a weight that the pair is added to, as a view."""
-        return weight if self.part is None else weight.tensor_split(3)[self.part]
+    site: LoraSite
 
 
-def lora_sites(config: SamConfig, decoder: bool) -> list[LoraSite]:
-    """List where a SAMed file's pairs belong.
+def samed_pairs(config: SamConfig, decoder: bool) -> list[SamedPair]:
+    """List a SAMed file's pairs.
 
     Args:
         config: Architecture of the base, with a ViT encoder.
@@ -56,81 +51,80 @@ def lora_sites(config: SamConfig, decoder: bool) -> list[LoraSite]:
     if not isinstance(encoder, VitConfig):
         raise TypeError(f"SAMed's weights belong to a ViT encoder, got {type(encoder).__name__}")
     sites = [
-        LoraSite(f"w_a_{number:03d}", f"w_b_{number:03d}", f"image_encoder.blocks.{number // 2}.attn.qkv.weight", part)
-        for number, part in zip(range(2 * encoder.depth), [0, 2] * encoder.depth, strict=True)
+        LoraSite(f"image_encoder.blocks.{block}.attn.qkv.weight", part)
+        for block in range(encoder.depth)
+        for part in "qv"
     ]
-    return sites + list(_decoder_sites(config.decoder.depth)) if decoder else sites
+    pairs = [SamedPair(f"w_a_{number:03d}", f"w_b_{number:03d}", site) for number, site in enumerate(sites)]
+    return pairs + list(_decoder_pairs(config.decoder.depth)) if decoder else pairs
 
 
-def _decoder_sites(depth: int) -> Iterator[LoraSite]:
+def _decoder_pairs(depth: int) -> Iterator[SamedPair]:
     for short, attention in _ATTENTIONS.items():
         for number in range(2 * depth):
-            projection = f"{_TRANSFORMER}layers.{number // 2}.{attention}.{'qv'[number % 2]}_proj.weight"
-            yield LoraSite(f"{short}_a_{number:03d}", f"{short}_b_{number:03d}", projection)
+            site = LoraSite(f"{_TRANSFORMER}layers.{number // 2}.{attention}.{'qv'[number % 2]}_proj.weight")
+            yield SamedPair(f"{short}_a_{number:03d}", f"{short}_b_{number:03d}", site)
     for part in "qv":
-        projection = f"{_TRANSFORMER}final_attn_token_to_image.{part}_proj.weight"
-        yield LoraSite(f"fati_{part}a", f"fati_{part}b", projection)
+        site = LoraSite(f"{_TRANSFORMER}final_attn_token_to_image.{part}_proj.weight")
+        yield SamedPair(f"fati_{part}a", f"fati_{part}b", site)
 
 
-def lora_problems(file: Mapping[str, Tensor], base: Mapping[str, Tensor], sites: list[LoraSite]) -> list[str]:
+def lora_problems(file: Mapping[str, Tensor], base: Mapping[str, Tensor], pairs: list[SamedPair]) -> list[str]:
     """List what keeps a SAMed file's pairs from being merged; of what was trained whole, only what is too much.
 
     Args:
         file: The file's tensors by key.
         base: The base's tensors by key.
-        sites: From `lora_sites`.
+        pairs: From `samed_pairs`.
 
     Returns:
         One text for each missing, unexpected or wrongly shaped matrix, and for each other tensor that does not belong.
     """
-    known = {key for site in sites for key in (site.a, site.b)}
+    known = {key for pair in pairs for key in (pair.a, pair.b)}
     problems = [f"missing: {key}" for key in sorted(known - set(file))]
     problems += [
         f"unexpected: {key} {tuple(file[key].shape)}"
         for key in sorted(set(file) - known)
-        if not key.startswith(_WHOLE) or (_has_decoder(sites) and key.startswith(_TRANSFORMER))
+        if not key.startswith(_WHOLE) or (_has_decoder(pairs) and key.startswith(_TRANSFORMER))
     ]
-    for site in sites:
-        if site.a in file and site.b in file:
-            a, b = tuple(file[site.a].shape), tuple(file[site.b].shape)
-            out, width = site.rows(base[site.weight]).shape
-            if len(a) != 2 or len(b) != 2 or (b[0], a[1]) != (out, width) or a[0] != b[1]:
-                problems.append(f"wrong shape: {site.a} and {site.b}: expected (r, {width}), ({out}, r), got {a}, {b}")
+    for pair in pairs:
+        if pair.a in file and pair.b in file:
+            problem = pair.site.problem(base[pair.site.weight], file[pair.a], file[pair.b])
+            if problem:
+                problems.append(f"wrong shape: {pair.a} and {pair.b}: {problem}")
     return problems
 
 
-def parts(file: Mapping[str, Tensor], base: Mapping[str, Tensor], sites: list[LoraSite]) -> dict[str, Tensor]:
+def parts(file: Mapping[str, Tensor], base: Mapping[str, Tensor], pairs: list[SamedPair]) -> dict[str, Tensor]:
     """Put together the merged model's tensors, without the products of the pairs.
 
     Args:
         file: The file's tensors by key.
         base: The base's tensors by key.
-        sites: From `lora_sites`.
+        pairs: From `samed_pairs`.
 
     Returns:
         The base's encoder (and transformer, if that has sites), and the file's prompt encoder and mask decoder.
     """
-    kept = ("image_encoder.", _TRANSFORMER) if _has_decoder(sites) else ("image_encoder.",)
+    kept = ("image_encoder.", _TRANSFORMER) if _has_decoder(pairs) else ("image_encoder.",)
     whole = {key: tensor for key, tensor in file.items() if key.startswith(_WHOLE)}
     return whole | {key: tensor for key, tensor in base.items() if key.startswith(kept)}
 
 
-def _has_decoder(sites: list[LoraSite]) -> bool:
-    return any(site.weight.startswith(_TRANSFORMER) for site in sites)
+def _has_decoder(pairs: list[SamedPair]) -> bool:
+    return any(pair.site.weight.startswith(_TRANSFORMER) for pair in pairs)
 
 
-def merge_lora(file: Mapping[str, Tensor], state: Mapping[str, Tensor], sites: list[LoraSite]) -> dict[str, Tensor]:
+def merge_lora(file: Mapping[str, Tensor], state: Mapping[str, Tensor], pairs: list[SamedPair]) -> dict[str, Tensor]:
     """Add each pair's product to its rows, in single precision.
 
     Args:
         file: The file's tensors by key; `lora_problems` found none.
         state: From `parts`; its tensors are left as they are.
-        sites: From `lora_sites`.
+        pairs: From `samed_pairs`.
 
     Returns:
         The merged model's tensors by key.
     """
-    merged = dict(state) | {weight: state[weight].float().clone() for weight in {site.weight for site in sites}}
-    for site in sites:
-        site.rows(merged[site.weight]).add_(file[site.b].float() @ file[site.a].float())
-    return merged
+    wide = {pair.site.weight: state[pair.site.weight].float() for pair in pairs}
+    return merge_pairs({**state, **wide}, {pair.site: (file[pair.a], file[pair.b]) for pair in pairs}, scale=1.0)

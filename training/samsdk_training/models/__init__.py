@@ -1,5 +1,6 @@
 """The models in torch, written here without torchvision or timm, with the state-dict keys of the published weights."""
 
+from samsdk_training.models.attention import use_attention
 from samsdk_training.models.layer_norm import LayerNorm2d
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
@@ -37,4 +38,5 @@ __all__ = [
     "sam_med2d_config",
     "sam_vit_config",
     "student_config",
+    "use_attention",
 ]

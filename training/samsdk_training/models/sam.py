@@ -170,6 +170,36 @@ class Sam(nn.Module):
         )
         return logits, scores
 
+    def decode_all(
+        self,
+        embeddings: Mapping[str, Tensor],
+        *,
+        points: tuple[Tensor, Tensor] | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict all masks: the single one and those of an ambiguous prompt, or the background and each class.
+
+        Args:
+            embeddings: As in `decode`; without any prompt, as semantic models are asked, of any number of images.
+            points: As in `forward`.
+            boxes: As in `forward`.
+            masks: As in `forward`.
+
+        Returns:
+            Logits [P, 1 + M, 4E, 4E] and predicted IoU [P, 1 + M]; without any prompt P is the number of images.
+        """
+        image = embeddings["image_embeddings"]
+        sparse, dense = self.prompt_encoder(points, boxes, masks)
+        count = max(len(image), len(sparse))
+        return self.mask_decoder.predict_masks(
+            image,
+            self.prompt_encoder.get_dense_pe(),
+            sparse.expand(count, -1, -1),
+            dense.expand(count, -1, -1, -1),
+            embeddings.get("high_res_features"),
+        )
+
     def forward(
         self,
         image: Tensor,

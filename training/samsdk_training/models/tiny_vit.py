@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samsdk_kernels.attention import Implementation, constant_bias_attention
 from samsdk_kernels.reference import attention
 from samsdk_training.models.config import OPTIONAL
 from samsdk_training.models.layer_norm import LayerNorm2d
@@ -128,12 +129,14 @@ class WindowAttention(nn.Module):
 
     The bias is gathered in every pass. The published class caches it when it enters evaluation mode and so keeps the
     old one when weights are loaded after that; here nothing goes stale; in an exported graph the gather is constant.
+    `implementation` is for `use_attention` to set.
     """
 
     attention_bias_idxs: Tensor
 
     def __init__(self, dim: int, num_heads: int, window: int) -> None:
         super().__init__()
+        self.implementation: Implementation = "plain"
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.window = window
@@ -159,8 +162,10 @@ class WindowAttention(nn.Module):
         # The fused projection lies head by head as [q | k | v], unlike SAM's ViT, where all q come first.
         heads = self.qkv(self.norm(x)).reshape(-1, positions, self.num_heads, 3 * self.head_dim).transpose(1, 2)
         q, k, v = heads.split(self.head_dim, dim=-1)  # each [windows, heads, window * window, head_dim]
-        bias = self.attention_biases[:, self.attention_bias_idxs]
-        x = attention(q, k, v, scale=self.head_dim**-0.5, bias=bias)
+        # Under autocast the queries are in half precision, and the biases are not.
+        bias = self.attention_biases[:, self.attention_bias_idxs].to(q.dtype)
+        attend = constant_bias_attention if self.implementation == "fused" else attention
+        x = attend(q, k, v, scale=self.head_dim**-0.5, bias=bias)
         out: Tensor = self.proj(x.transpose(1, 2).reshape(-1, positions, dim))
         return out
 

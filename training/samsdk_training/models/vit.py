@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from samsdk_kernels.attention import Implementation, relative_position_attention
+from samsdk_kernels.reference import relative_position_bias
 from samsdk_training.models.adapters import Adapter
 from samsdk_training.models.config import FROM_ZERO
 from samsdk_training.models.layer_norm import LayerNorm2d
@@ -96,28 +98,10 @@ def vit_config(size: str, image_size: int = 1024, adapters: str = "none") -> Vit
     return VitConfig(image_size, embed_dim, depth, num_heads, global_blocks, adapters=adapters)
 
 
-def decomposed_bias(q: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """SAM's relative position as a bias of the attention scores: `q . rows[y, y'] + q . columns[x, x']`.
-
-    Args:
-        q: Queries, not scaled, [N, heads, n * n, d], rows of the n x n tokens first.
-        rows: Embedding of the distance between two rows, [n, n, d] by the query's row and the key's.
-        columns: Likewise between two columns.
-
-    Returns:
-        [N, heads, n * n, n * n].
-    """
-    side = rows.shape[0]
-    heads, width = q.shape[1], q.shape[3]
-    placed = q.reshape(-1, heads, side, side, width)  # [N, heads, y, x, d]
-    vertical = placed @ rows.transpose(1, 2)  # [N, heads, y, x, y']
-    horizontal = (placed.transpose(2, 3) @ columns.transpose(1, 2)).transpose(2, 3)  # [N, heads, y, x, x']
-    bias = vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)  # [N, heads, y, x, y', x']
-    return bias.reshape(-1, heads, side * side, side * side)
-
-
 class Attention(nn.Module):
     """Attention over a square of n x n tokens, with SAM's decomposed relative position.
+
+    `implementation` is for `use_attention` to set: "plain" makes the bias and leaves the rest to torch.
 
     Args:
         dim: Width C of the tokens.
@@ -129,6 +113,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, side: int) -> None:
         super().__init__()
+        self.implementation: Implementation = "plain"
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.side = side
@@ -155,8 +140,13 @@ class Attention(nn.Module):
             part.reshape(-1, side * side, heads, width).transpose(1, 2)
             for part in self.qkv(x).split(heads * width, dim=-1)
         )
-        bias = decomposed_bias(q, self.rel_pos_h[self.distances], self.rel_pos_w[self.distances])
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        # Under autocast the queries are in half precision, and the tables are not.
+        rows, columns = (table[self.distances].to(q.dtype) for table in (self.rel_pos_h, self.rel_pos_w))
+        if self.implementation == "fused":
+            attended = relative_position_attention(q, k, v, rows, columns, scale=width**-0.5)
+        else:
+            bias = relative_position_bias(q, rows, columns)
+            attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out: Tensor = self.proj(attended.transpose(1, 2).reshape(-1, side, side, heads * width))
         return out
 
