@@ -50,11 +50,15 @@ class TierRequest:
             plan_engines(self.targets)
 
     def require(self) -> None:
-        """Check that what it takes is installed, before an hour's work instead of after it.
+        """Check that what it takes is there, before an hour's work instead of after it.
 
         Raises:
             MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX.
+            CalibrationError, DataError: a calibration set cannot be used.
         """
+        if self.calibration is not None:
+            for folder in self.calibration.folders:
+                self.calibration.read(folder)
         if self.tiers:
             backend_name(DEVICE)
         if self.targets:

@@ -79,7 +79,7 @@ def test_the_decoder_in_onnx_runtime_is_torchs_for_any_number(
     assert logits.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("count", [0, 3, 5])
+@pytest.mark.parametrize("count", [0, 5])
 def test_graphs_with_fewer_or_all_rewrites_answer_the_same(model: Sam, count: int) -> None:
     rewrites = REWRITES[:count]
     ahead = "ahead" in rewrites

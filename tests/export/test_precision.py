@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,7 +197,14 @@ def test_every_layer_of_both_parts_is_lowered_alone(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(precision, "list_layers", lambda bundle, plan, part: listed[part])
     monkeypatch.setattr(precision, "trial", lambda bundle, plan: plan)
     tried: list[Plan] = []
-    probe: Any = SimpleNamespace(measure=lambda plan: tried.append(plan) or (0.5 * len(tried), 1.0 / len(tried)))
+    parts: list[str] = []
+
+    def measured(plan: Plan, part: str) -> tuple[float, float]:
+        tried.append(plan)
+        parts.append(part)
+        return 0.5 * len(tried), 1.0 / len(tried)
+
+    probe: Any = SimpleNamespace(measure=measured)
     lines: list[str] = []
     layers = measure_layers(None, FULL, probe, lines.append)  # type: ignore[arg-type]
     assert layers == [
@@ -210,6 +217,7 @@ def test_every_layer_of_both_parts_is_lowered_alone(monkeypatch: pytest.MonkeyPa
         (("b",), ()),
         ((), ("a",)),
     ]
+    assert parts == ["encoder", "encoder", "decoder"]
     assert lines == ["encoder layer 1 of 2", "encoder layer 2 of 2", "decoder layer 1 of 1"]
 
 
@@ -237,7 +245,7 @@ class CostPerLayer:
     cost: float
     tried: list[int]
 
-    def dice(self, plan: Plan, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    def dice(self, plan: Plan, kinds: Sequence[str], classes: Mapping[str, str]) -> dict[str, dict[str, float]]:
         count = len(plan.encoder.lowered) + len(plan.decoder.lowered)
         self.tried.append(count)
         # Dice may rise just as well as fall: either is a change.
@@ -248,7 +256,7 @@ def search(
     monkeypatch: pytest.MonkeyPatch, cost: float, tier: str = "balanced"
 ) -> tuple[precision.Found | None, list[int]]:
     monkeypatch.setattr(precision, "trial", lambda bundle, plan: plan)
-    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(trained_kinds=("box",)))
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(trained_kinds=("box",), classes={}))
     sets: Any = CostPerLayer(cost, [])
     reference = {"good": {"box": 0.9}, "bad": {"box": 0.8}}
     return find_plan(bundle, FULL, tier, LAYERS, sets, reference, quiet), sets.tried
