@@ -30,7 +30,7 @@ GROUPS = {
 }
 LATENCY = (
     ("torch", "LiteMedSAM, PyTorch {torch}, eager, logits only"),
-    ("by_hand", "LiteMedSAM, the same graphs by hand in ONNX Runtime, logits only"),
+    ("by_hand", "LiteMedSAM, plain ONNX export by hand in ONNX Runtime, logits only"),
     ("samsdk", "LiteMedSAM, `samsdk`, image to mask"),
     ("samsdk_next_prompt", "LiteMedSAM, `samsdk`, next prompt on the same image"),
     ("student", "default model, one look, image to mask"),
@@ -113,7 +113,7 @@ def latency_table(result: Mapping[str, Any]) -> str:
             label = text.format(torch=result["torch"])
             rows.append(f"| {label} | {median[name]:.1f} | {median['torch'] / median[name]:.1f} |")
     note = (
-        f"Encoding and decoding, but for the next prompts. {result['repeats']} turns; `samsdk` over by hand: "
+        f"Encoding and decoding, but for the next prompts. {result['repeats']} turns; `samsdk` over the plain export: "
         f"{result['samsdk_over_by_hand']:.3f}. {machine(result)}."
     )
     return "\n".join([*rows, "", note])
