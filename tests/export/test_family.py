@@ -1,6 +1,5 @@
 """Small models of the published architectures: imported, exported, proved, and run as torch runs them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,9 +72,10 @@ def samed_file() -> dict[str, Tensor]:
     return pairs | {key: tensor for key, tensor in state.items() if not key.startswith("image_encoder.")}
 
 
-@pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Member]]:
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Member]:
     folder = tmp_path_factory.mktemp("family")
+    members: dict[str, Member] = {}
     with pytest.MonkeyPatch.context() as patch:
         for kind, config in CONFIGS.items():
             published = PUBLISHED[kind]
@@ -84,7 +84,6 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Membe
         patch.setitem(LORAS, "samed", replace(LORAS["samed"], image_size=SIDE))
         # Each proof takes a process; that the other backends hold is the business of their own tests.
         patch.setattr(tier_writer, "certified_devices", lambda: ["cpu"])
-        members: dict[str, Member] = {}
         for kind in KINDS:
             torch.save(samed_file() if kind == "samed" else draw(CONFIGS[kind]), folder / f"{kind}.pth")
             base = folder / "sam-vit-b.pth" if kind == "samed" else None
@@ -94,7 +93,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Membe
                     # Of the same shape and drawn from the same seed: its graphs are the same.
                     _take_graphs(graphs, members["sam-vit-b"][1])
                 members[kind] = (checkpoint, write_bundle(checkpoint, folder / kind, name=kind))
-        yield members
+    return members
 
 
 def _take_graphs(patch: pytest.MonkeyPatch, bundle: Path) -> None:
