@@ -74,8 +74,7 @@ class PiecewiseAttention(nn.Module):
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
-        self.num_heads, self.head_dim, self.side = attention.num_heads, attention.head_dim, attention.side
-        self.qkv, self.proj = attention.qkv, attention.proj
+        self.attention, self.head_dim, self.side = attention, attention.head_dim, attention.side
         self.rel_h: Tensor
         self.rel_w: Tensor
         self.register_buffer("rel_h", attention.rel_pos_h.detach()[attention.distances])
@@ -90,14 +89,7 @@ class PiecewiseAttention(nn.Module):
         Returns:
             [N, n, n, C].
         """
-        side, heads, width = self.side, self.num_heads, self.head_dim
-        q, k, v = (
-            part.reshape(-1, side * side, heads, width).transpose(1, 2)
-            for part in self.qkv(x).split(heads * width, dim=-1)
-        )
-        attended = torch.cat(self.attend(q, k, v), dim=2)  # [N, heads, n * n, d]
-        out: Tensor = self.proj(attended.transpose(1, 2).reshape(-1, side, side, heads * width))
-        return out
+        return self.attention.merge(torch.cat(self.attend(*self.attention.project(x)), dim=2))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
         """Attend with all heads, [N, heads, n * n, d] each; the parts along the third axis, in their order."""

@@ -60,16 +60,7 @@ class RowsDecoder(nn.Module):
         has_mask_input: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Decode prompts; arguments and results as `DecoderGraph.forward`.
-
-        Args:
-            image_embeddings: as there, and so on.
-            point_coords: .
-            point_labels: .
-            mask_input: .
-            has_mask_input: .
-            others: `PROJECTIONS` where they are made ahead, then `high_res_features` where the model has them.
-        """
+        """Decode prompts; all as `DecoderGraph.forward`, but before `others` stand `PROJECTIONS` made ahead, if any."""
         projections, skip = others[: len(PROJECTIONS) * self.ahead], others[len(PROJECTIONS) * self.ahead :]
         mask = self.mask(mask_input, has_mask_input)  # [P, F, N]
         image = image_embeddings.flatten(2).transpose(1, 2) + mask.transpose(1, 2) @ self.mask.rows

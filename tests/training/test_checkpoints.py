@@ -124,7 +124,7 @@ def test_killed_between_the_two_files_nothing_loads(checkpoint, tmp_path, monkey
         raise SystemExit
 
     # A killed process runs no clean-up either.
-    monkeypatch.setattr("samsdk_training.checkpoints._sha256", die)
+    monkeypatch.setattr("samsdk_training.checkpoints.file_sha256", die)
     monkeypatch.setattr("samsdk.io.atomic.shutil.rmtree", lambda *_, **__: None)
     with pytest.raises(SystemExit):
         save_checkpoint(checkpoint, tmp_path / "new")

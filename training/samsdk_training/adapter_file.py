@@ -4,7 +4,6 @@ The folder holds `adapter.safetensors` and `adapter.json`. The latter has the de
 and adapter are together, and the SHA-256 of the base's tensor file, as the base's own `model.json` has it.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from samsdk.io.atomic import atomic_folder
+from samsdk.io.wheels import file_sha256
 from samsdk_training.checkpoints import Checkpoint, state_problems
 from samsdk_training.lora import LoraError, LoraSite, lora_sites
 from samsdk_training.models.sam import SamConfig
@@ -141,7 +141,7 @@ def save_adapter(adapter: LoraAdapter, folder: str | os.PathLike[str]) -> None:
             name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in adapter.tensors().items()
         }
         save_file(tensors, partial / TENSORS_FILE)
-        content = _content(adapter, _sha256(partial / TENSORS_FILE))
+        content = _content(adapter, file_sha256(partial / TENSORS_FILE))
         try:
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -160,7 +160,7 @@ def load_adapter(folder: str | os.PathLike[str]) -> LoraAdapter:
     try:
         content = json.loads((source / JSON_FILE).read_bytes())
         _raise_if(f"{str(source / JSON_FILE)!r} is not an adapter's description:", _content_problems(content))
-        found = _sha256(source / TENSORS_FILE)
+        found = file_sha256(source / TENSORS_FILE)
         if found != content["tensors"]["sha256"]:
             raise LoraError(
                 f"{str(source / TENSORS_FILE)!r} is damaged or belongs to another adapter: expected sha256 "
@@ -231,8 +231,3 @@ def _raise_if(summary: str, problems: Iterable[str]) -> None:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

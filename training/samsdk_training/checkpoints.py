@@ -4,7 +4,6 @@
 the SHA-256 of the tensor file, so that neither passes with another checkpoint's half. Nothing here touches pickle.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from samsdk.errors import SamsdkError
 from samsdk.io.atomic import atomic_folder
+from samsdk.io.wheels import file_sha256
 from samsdk.manifest import PROMPTABLE, SEMANTIC, SINGLE_MASKS, TASKS
 from samsdk.transforms import Preprocessing
 from samsdk_training.models.sam import Sam, SamConfig, build_sam
@@ -244,7 +244,7 @@ def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
     }
     save_file(tensors, folder / TENSORS_FILE)
     content: dict[str, Any] = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in (*_LATER, *_SECTIONS)}}
-    content["tensors"] = {"file": TENSORS_FILE, "sha256": _sha256(folder / TENSORS_FILE)}
+    content["tensors"] = {"file": TENSORS_FILE, "sha256": file_sha256(folder / TENSORS_FILE)}
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -283,7 +283,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
-        found = _sha256(path)
+        found = file_sha256(path)
         if found != sha256:
             raise CheckpointError(
                 f"{str(path)!r} is damaged or belongs to another checkpoint: expected sha256 {sha256}, got {found}"
@@ -291,8 +291,3 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read as safetensors: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

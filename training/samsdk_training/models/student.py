@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from samsdk_training.models.encoder import SquareEncoder
+
 
 @dataclass(frozen=True)
 class StudentEncoderConfig:
@@ -80,7 +82,7 @@ class ResidualBlock(nn.Module):
         return functional.relu(x + self.norm2(self.conv2(self.conv1(x))))
 
 
-class StudentEncoder(nn.Module):
+class StudentEncoder(SquareEncoder[StudentEncoderConfig]):
     """Map an image to its coarse embedding and to stride-4 features.
 
     Args:
@@ -88,8 +90,7 @@ class StudentEncoder(nn.Module):
     """
 
     def __init__(self, config: StudentEncoderConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         dims, norm = (config.stem_channels, *config.widths), config.batch_norm
         self.stem = ConvUnit(3, config.stem_channels, stride=2, batch_norm=norm)
         self.stages = nn.ModuleList(
@@ -105,23 +106,10 @@ class StudentEncoder(nn.Module):
         self.out = nn.Conv2d(config.out_channels, config.out_channels, 1)
 
     @property
-    def image_size(self) -> int:
-        """Side S of the input in pixels."""
-        return self.config.image_size
-
-    @property
-    def embedding_side(self) -> int:
-        """Side E of the image embedding."""
-        return self.config.embedding_side
-
-    @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each output by name, without the batch."""
         channels, side = self.config.out_channels, self.embedding_side
-        return {
-            "image_embeddings": (channels, side, side),
-            "high_res_features": (channels // 4, 2 * side, 2 * side),
-        }
+        return {**super().embedding_shapes, "high_res_features": (channels // 4, 2 * side, 2 * side)}
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images.

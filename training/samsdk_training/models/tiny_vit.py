@@ -18,7 +18,7 @@ from torch.nn import functional
 from samsdk_kernels.attention import Implementation, constant_bias_attention
 from samsdk_kernels.reference import attention
 from samsdk_training.models.config import OPTIONAL
-from samsdk_training.models.layer_norm import LayerNorm2d
+from samsdk_training.models.encoder import SquareEncoder, build_neck
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _stem(dim: int, stride: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(seq=layers))
 
 
-class TinyViT(nn.Module):
+class TinyViT(SquareEncoder[TinyViTConfig]):
     """The image encoder.
 
     Args:
@@ -263,37 +263,14 @@ class TinyViT(nn.Module):
     """
 
     def __init__(self, config: TinyViTConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.patch_embed = _stem(config.embed_dims[0], config.stem_stride)
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        out = config.out_channels
-        self.neck = nn.Sequential(
-            nn.Conv2d(config.embed_dims[-1], out, kernel_size=1, bias=False),
-            LayerNorm2d(out),
-            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(out),
-        )
-
-    @property
-    def image_size(self) -> int:
-        """Side S of the input in pixels."""
-        return self.config.image_size
-
-    @property
-    def embedding_side(self) -> int:
-        """Side E of the image embedding."""
-        return self.config.embedding_side
-
-    @property
-    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each output by name, without the batch."""
-        side = self.embedding_side
-        return {"image_embeddings": (self.config.out_channels, side, side)}
+        self.neck = build_neck(config.embed_dims[-1], config.out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode images.
@@ -307,9 +284,7 @@ class TinyViT(nn.Module):
         Raises:
             ValueError: The image does not have the side that the encoder was built for.
         """
-        # Needed because the blocks let the batch absorb what is left: a larger image would pass as several small ones.
-        if image.shape[-2] != self.image_size or image.shape[-1] != self.image_size:
-            raise ValueError(f"expected images of {self.image_size} x {self.image_size}, got {tuple(image.shape)}")
+        self.expect_size(image)
         x = self.patch_embed(image)
         for layer in self.layers:
             x = layer(x)

@@ -16,7 +16,7 @@ from samsdk_kernels.attention import Implementation, relative_position_attention
 from samsdk_kernels.reference import relative_position_bias
 from samsdk_training.models.adapters import Adapter
 from samsdk_training.models.config import FROM_ZERO
-from samsdk_training.models.layer_norm import LayerNorm2d
+from samsdk_training.models.encoder import SquareEncoder, build_neck
 
 PATCH = 16
 ADAPTERS = ("none", "code", "figure")
@@ -134,20 +134,29 @@ class Attention(nn.Module):
         Returns:
             [N, n, n, C].
         """
-        side, heads, width = self.side, self.num_heads, self.head_dim
-        # The fused projection has all of q first, then k, then v; each becomes [N, heads, n * n, d].
-        q, k, v = (
-            part.reshape(-1, side * side, heads, width).transpose(1, 2)
-            for part in self.qkv(x).split(heads * width, dim=-1)
-        )
+        q, k, v = self.project(x)
         # Under autocast the queries are in half precision, and the tables are not.
         rows, columns = (table[self.distances].to(q.dtype) for table in (self.rel_pos_h, self.rel_pos_w))
         if self.implementation == "fused":
-            attended = relative_position_attention(q, k, v, rows, columns, scale=width**-0.5)
+            attended = relative_position_attention(q, k, v, rows, columns, scale=self.head_dim**-0.5)
         else:
             bias = relative_position_bias(q, rows, columns)
             attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.proj(attended.transpose(1, 2).reshape(-1, side, side, heads * width))
+        return self.merge(attended)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens [N, n, n, C], [N, heads, n * n, d] each."""
+        # The fused projection has all of q first, then k, then v.
+        q, k, v = (
+            part.reshape(-1, self.side**2, self.num_heads, self.head_dim).transpose(1, 2)
+            for part in self.qkv(x).split(self.num_heads * self.head_dim, dim=-1)
+        )
+        return q, k, v
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """What all heads gathered, [N, heads, n * n, d], as tokens [N, n, n, C]."""
+        width = self.num_heads * self.head_dim
+        out: Tensor = self.proj(attended.transpose(1, 2).reshape(-1, self.side, self.side, width))
         return out
 
 
@@ -226,7 +235,7 @@ class PatchEmbedding(nn.Module):
         return tokens.permute(0, 2, 3, 1)
 
 
-class VitEncoder(nn.Module):
+class VitEncoder(SquareEncoder[VitConfig]):
     """The image encoder.
 
     Args:
@@ -234,34 +243,12 @@ class VitEncoder(nn.Module):
     """
 
     def __init__(self, config: VitConfig) -> None:
-        super().__init__()
-        self.config = config
-        side, dim, out = config.embedding_side, config.embed_dim, config.out_channels
+        super().__init__(config)
+        side, dim = config.embedding_side, config.embed_dim
         self.patch_embed = PatchEmbedding(dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, dim))
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.depth))
-        self.neck = nn.Sequential(
-            nn.Conv2d(dim, out, kernel_size=1, bias=False),
-            LayerNorm2d(out),
-            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(out),
-        )
-
-    @property
-    def image_size(self) -> int:
-        """Side S of the input in pixels."""
-        return self.config.image_size
-
-    @property
-    def embedding_side(self) -> int:
-        """Side E of the image embedding."""
-        return self.config.embedding_side
-
-    @property
-    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each output by name, without the batch."""
-        side = self.embedding_side
-        return {"image_embeddings": (self.config.out_channels, side, side)}
+        self.neck = build_neck(dim, config.out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode images.
@@ -275,9 +262,7 @@ class VitEncoder(nn.Module):
         Raises:
             ValueError: The image does not have the side that the encoder was built for.
         """
-        # Needed because the blocks let the batch absorb what is left: a larger image would pass as several small ones.
-        if image.shape[-2] != self.image_size or image.shape[-1] != self.image_size:
-            raise ValueError(f"expected images of {self.image_size} x {self.image_size}, got {tuple(image.shape)}")
+        self.expect_size(image)
         x = self.patch_embed(image) + self.pos_embed
         for block in self.blocks:
             x = block(x)
