@@ -34,7 +34,8 @@ from samsdk_export.flops import count_flops
 from samsdk_export.graphs import embedding_shapes
 from samsdk_export.onnx_export import export_decoder, export_encoder, rewrites_for
 from samsdk_training.loop import LoopConfig
-from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
+from samsdk_training.models.sam import build_sam
+from samsdk_training.models.sam_config import DecoderConfig, SamConfig
 from samsdk_training.models.student import StudentEncoderConfig
 from samsdk_training.recipes.student import train_student
 from samsdk_training.recipes.student_plan import labelled_sets, read_plan

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import samsdk
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.checkpoints import Checkpoint
-from samsdk_training.models.sam import DecoderConfig, SamConfig, build_sam
+from samsdk_training.models.sam import build_sam
+from samsdk_training.models.sam_config import DecoderConfig, SamConfig
 from samsdk_training.models.student import StudentEncoderConfig
 from samsdk_training.models.tiny_vit import TinyViTConfig
 

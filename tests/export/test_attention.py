@@ -26,7 +26,8 @@ from samsdk_export.attention import (
 from samsdk_export.onnx_export import export_encoder
 from samsdk_kernels import reference
 from samsdk_training.models import SamConfig, VitConfig, VitEncoder, build_sam
-from samsdk_training.models.sam import DecoderConfig, Sam
+from samsdk_training.models.sam import Sam
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.models.vit import Attention
 
 BOUNDS = [(torch.float64, 1e-12), (torch.float32, 1e-5)]

@@ -18,7 +18,7 @@ from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.importers import import_weights
 from samsdk_training.importers.published import LORAS, PUBLISHED
 from samsdk_training.models import SamConfig, TinyViTConfig, VitConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.torch_predictor import TorchPredictor
 
 SIDE, CLASSES, RANK = 64, 3, 2

@@ -8,7 +8,8 @@ from samsdk_export.ahead import GatherFromProjected, ImageProjections, SpreadToP
 from samsdk_export.graphs import DecoderGraph
 from samsdk_export.rows_decoder import RowsDecoder
 from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig, Sam
+from samsdk_training.models.sam import Sam
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.models.tiny_vit import TinyViTConfig
 
 STUDENT = StudentEncoderConfig(64, stem_channels=8, widths=(8, 16, 16, 24), depths=(1, 1, 1, 1), out_channels=32)

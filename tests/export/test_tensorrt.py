@@ -22,7 +22,8 @@ from samsdk_export.tensorrt import (
     plan_engines,
 )
 from samsdk_export.typed import to_half
-from samsdk_training.models.sam import DecoderConfig, Sam, SamConfig, build_sam
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import DecoderConfig, SamConfig
 from samsdk_training.models.student import StudentEncoderConfig
 
 needs_tensorrt = pytest.mark.skipif(not is_installed(), reason="tensorrt-rtx is not installed")

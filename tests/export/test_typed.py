@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from samsdk_export.onnx_export import REWRITES, ExportError, export_decoder, export_encoder
 from samsdk_export.storage import store_halves
 from samsdk_export.typed import PRODUCTS, float32_products, to_half
-from samsdk_training.models.sam import DecoderConfig, Sam, SamConfig, build_sam
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import DecoderConfig, SamConfig
 from samsdk_training.models.student import StudentEncoderConfig
 
 SIDE = 64

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samsdk_training.models import SamConfig, TinyViTConfig
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 
 # What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch; none is used.
 TORCHVISION = {

@@ -16,7 +16,7 @@ from samsdk_training.data import read_set
 from samsdk_training.data_cli import add_data
 from samsdk_training.evaluation import evaluate_images, summarise
 from samsdk_training.models import SamConfig, StudentEncoderConfig
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from samsdk_training.distill import (
 from samsdk_training.embedding_cache import EmbeddingCache, cache_embeddings, valid_share
 from samsdk_training.loop import LoopConfig
 from samsdk_training.models import SamConfig, StudentEncoderConfig
-from samsdk_training.models.sam import DecoderConfig, build_sam
+from samsdk_training.models.sam import build_sam
+from samsdk_training.models.sam_config import DecoderConfig
 
 ENCODER = StudentEncoderConfig(64, stem_channels=8, widths=(8, 16, 16, 24), depths=(1, 1, 1, 1), out_channels=32)
 MODEL = SamConfig(ENCODER, DecoderConfig(num_heads=2, mlp_dim=64, iou_head_hidden_dim=32))

@@ -12,7 +12,7 @@ from samsdk_training.checkpoints import CheckpointError, load_checkpoint, save_c
 from samsdk_training.importers import KINDS, import_lite_medsam, import_weights
 from samsdk_training.importers.published import PUBLISHED
 from samsdk_training.models import SamConfig, TinyViTConfig, VitConfig, build_sam, lite_medsam_config
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.resize import resize_positions
 
 LITE_MEDSAM_SHA256 = MODELS["lite-medsam"].sha256

@@ -6,7 +6,8 @@ from torch import Tensor
 from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.losses import binary_iou, dice_loss, focal_loss
 from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig, Sam
+from samsdk_training.models.sam import Sam
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.simulate import centre_point
 
 

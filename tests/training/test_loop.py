@@ -278,6 +278,59 @@ def test_learning_rate_follows_the_schedule() -> None:
     assert learning_rate(config(steps=1, warmup_steps=0), 1) == 0.05
 
 
+def test_the_power_schedule_is_samed_s() -> None:
+    """Rates that the released trainer sets: after its iteration t, counted from 0, for the next one."""
+    samed = config(
+        steps=14880, learning_rate=0.005, warmup_steps=250, decay="power", decay_steps=18600, decay_power=0.9
+    )
+    assert learning_rate(samed, 1) == learning_rate(samed, 2) == pytest.approx(0.005 / 250)
+    assert learning_rate(samed, 251) == pytest.approx(0.005)
+    # METHODS of SAMed: 0.001246 is what the last iteration sets.
+    assert learning_rate(samed, 14881) == pytest.approx(0.001246, abs=5e-7)
+    assert learning_rate(samed, 1000) == pytest.approx(0.005 * (1 - (998 - 250) / 18600) ** 0.9)
+
+
+def test_parameters_have_rates_of_their_own_also_after_a_resume(tmp_path: Path) -> None:
+    changes = {"steps": 4, "warmup_steps": 0, "final_lr_share": 1.0, "weight_decay": 0.0, "save_every": 2}
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False))
+    starts = [one.weight.detach().clone() for one in model]
+    parts = {"validate": lambda _: {"dice": 0.0}, "save_best": lambda *_: None}
+    parts["loss_of"] = lambda model, *_: {"loss": sum(one.weight.sum() for one in model)}
+    changes["rate_factors"] = (("2.*", 10.0), ("0.weight", 0.5), ("*.weight", 3.0))
+
+    def stop(number: int) -> None:
+        if number == 6:
+            raise KeyboardInterrupt
+        return None
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, model, changes, batch_of=stop, **parts)
+    train(tmp_path, model, changes, batch_of=lambda _: None, **parts)
+    # Under a constant gradient AdamW moves each weight by just its learning rate.
+    for one, start, factor in zip(model, starts, (0.5, 3.0, 10.0), strict=True):
+        torch.testing.assert_close(start - one.weight.detach(), torch.full((1, 4), 4 * 0.05 * factor))
+
+
+def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.7, 0.6, 0.65, 0.9])
+    changes = {"steps": 100, "validate_every": 1, "save_every": 100, "patience": 2}
+    train(tmp_path, changes=changes, validate=lambda _: {"dice": next(scores)})
+    state = json.loads((tmp_path / "state" / "state.json").read_text())
+    assert (state["step"], state["best_step"], state["since_best"]) == (4, 2, 2)
+    # Called again, it is finished: there is no fifth validation.
+    train(tmp_path, changes=changes, validate=lambda _: {"dice": next(scores)})
+    assert next(scores) == 0.9
+
+
+def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
+    def second(number: int) -> dict[str, Tensor]:
+        with pytest.raises(TrainingError, match="is in use by another process"):
+            train(tmp_path)
+        return batch_of(number)
+
+    train(tmp_path, changes={"steps": 1, "warmup_steps": 0}, batch_of=second)
+
+
 def test_average_of_the_weights_by_hand() -> None:
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     average = WeightAverage({"w": weight}, 0.75)
@@ -409,6 +462,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -
         train(tmp_path, loss_of=broken)
     assert json.loads((tmp_path / "state" / "state.json").read_text())["step"] == 3
     assert [line["step"] for line in lines(tmp_path) if "losses" in line] == [1, 2, 3, 4]
+    kept = load_file(tmp_path / "failed_batch.safetensors")
+    assert kept.keys() == {"batch.x", "batch.y"}
+    assert all(torch.equal(kept[f"batch.{name}"], one) for name, one in batch_of(9).items())
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -478,6 +534,11 @@ def test_configuration_survives_json() -> None:
         ("validate_every", 0),
         ("save_every", 0),
         ("seed", -1),
+        ("decay", "linear"),
+        ("decay_steps", 11),
+        ("decay_power", 0),
+        ("rate_factors", (("head.*", 0.0),)),
+        ("patience", 0),
     ],
 )
 def test_a_configuration_that_is_not_valid_says_why(field: str, value: Any) -> None:

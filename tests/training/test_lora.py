@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samsdk_training.lora import LoraConfig, LoraError, LoraSite, LowRank, add_product, lora_sites, retained_adapters
 from samsdk_training.models import SamConfig, VitConfig, build_sam, sam_med2d_config, sam_vit_config, student_config
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.models.student import StudentEncoderConfig
 from samsdk_training.models.vit import vit_config
 from samsdk_training.tuning import Tuning, trainable_parameters, tune

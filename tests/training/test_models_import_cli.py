@@ -14,7 +14,7 @@ from samsdk_training.cli import add_models_import
 from samsdk_training.importers import KINDS
 from samsdk_training.importers.published import PUBLISHED
 from samsdk_training.models import SamConfig, VitConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 
 SMALL = SamConfig(
     VitConfig(image_size=64, embed_dim=16, depth=1, num_heads=2, global_blocks=(0,), out_channels=16),

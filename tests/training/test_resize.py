@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -6,8 +7,9 @@ from torch.nn import functional
 
 from samsdk_training.checkpoints import Checkpoint, CheckpointError
 from samsdk_training.models import SamConfig, VitConfig, build_sam, sam_vit_config
-from samsdk_training.models.sam import DecoderConfig
-from samsdk_training.resize import redraw_masks, resize_checkpoint, resize_positions
+from samsdk_training.models.auto_prompt import AutoPromptConfig
+from samsdk_training.models.sam_config import DecoderConfig
+from samsdk_training.resize import fit_checkpoint, redraw_masks, resize_checkpoint, resize_positions
 
 CONFIG = SamConfig(
     # Blocks 2 and 12: a test of digits in the key would take both, and the 1 of neither.
@@ -94,6 +96,33 @@ def test_a_size_that_the_encoder_cannot_have_is_refused(checkpoint) -> None:
         CheckpointError, match="cannot have an input of 100 x 100 pixels: image_size must be a multiple"
     ):
         resize_checkpoint(checkpoint, 100)
+
+
+def test_parts_that_a_shape_adds_are_drawn_and_the_rest_stays(checkpoint) -> None:
+    wanted = replace(
+        CONFIG,
+        encoder=replace(CONFIG.encoder, adapters="code"),
+        auto_prompt=AutoPromptConfig(CONFIG.encoder.image_size, 4, 2),
+        point_classes=3,
+    )
+    fitted = fit_checkpoint(checkpoint, wanted)
+    assert SamConfig.from_dict(json.loads(json.dumps(fitted.model))) == wanted
+    drawn = set(fitted.lineage["resized"]["drawn"])
+    assert {key.split(".")[0] for key in drawn} == {"image_encoder", "prompt_encoder", "auto_prompt_generator"}
+    assert all(torch.equal(fitted.state[key], tensor) for key, tensor in checkpoint.state.items())
+    assert drawn == fitted.state.keys() - checkpoint.state.keys()
+    # A point of any class begins as the base's point on the foreground.
+    classes = fitted.state["prompt_encoder.class_embeddings.weight"]
+    assert torch.equal(classes, checkpoint.state["prompt_encoder.point_embeddings.1.weight"].expand(3, -1))
+    model = fitted.build()
+    coords = torch.rand(2, 4, 2) * 100
+    named = model.prompt_encoder.embed_class_points(coords, torch.tensor([[1, 2, 3, -1]] * 2))
+    clicked = model.prompt_encoder.embed_points(coords, torch.tensor([[1, 1, 1, -1]] * 2))
+    assert torch.equal(named, clicked)
+    with pytest.raises(CheckpointError, match="expected a shape that differs in its input size"):
+        fit_checkpoint(fitted, CONFIG)
+    with pytest.raises(CheckpointError, match="expected a shape that differs in its input size"):
+        fit_checkpoint(checkpoint, replace(CONFIG, mask_channels=32))
 
 
 @pytest.mark.parametrize(("size", "blocks"), [("b", (2, 5, 8, 11)), ("l", (5, 11, 17, 23)), ("h", (7, 15, 23, 31))])

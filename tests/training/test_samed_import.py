@@ -10,7 +10,7 @@ from samsdk_training.checkpoints import CheckpointError, load_checkpoint, save_c
 from samsdk_training.importers import import_weights
 from samsdk_training.importers.published import LORAS, PUBLISHED
 from samsdk_training.models import SamConfig, VitConfig, build_sam
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 
 RANK, CLASSES = 4, 5
 BASE = SamConfig(

@@ -20,7 +20,7 @@ from samsdk.io.atomic import atomic_folder
 from samsdk.io.wheels import file_sha256
 from samsdk_training.checkpoints import Checkpoint, state_problems
 from samsdk_training.lora import LoraError, LoraSite, lora_sites
-from samsdk_training.models.sam import SamConfig
+from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.tuning import Base, Tuning, outline, split_state
 
 FORMAT = 1

@@ -21,7 +21,8 @@ from samsdk.io.atomic import atomic_folder
 from samsdk.io.wheels import file_sha256
 from samsdk.manifest import PROMPTABLE, SEMANTIC, SINGLE_MASKS, TASKS
 from samsdk.transforms import Preprocessing
-from samsdk_training.models.sam import Sam, SamConfig, build_sam
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import SamConfig
 
 FORMAT = 1
 TENSORS_FILE = "model.safetensors"

@@ -145,7 +145,7 @@ def _train_plan(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train_student(args: argparse.Namespace) -> dict[str, Any]:
     from samsdk_training.loop import LoopConfig
-    from samsdk_training.models.sam import SamConfig, student_config
+    from samsdk_training.models.sam_config import SamConfig, student_config
     from samsdk_training.recipes.student import StudentRecipe, train_student
     from samsdk_training.samples import SampleSet
 

@@ -27,7 +27,8 @@ from samsdk_training.checkpoints import Checkpoint, save_checkpoint
 from samsdk_training.data import DataError
 from samsdk_training.embedding_cache import EmbeddingCache, valid_share
 from samsdk_training.loop import LoopConfig, fit
-from samsdk_training.models.sam import Sam, SamConfig, build_sam, student_config
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import SamConfig, student_config
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -64,16 +64,17 @@ def fit(
 
     Raises:
         TrainingError: nothing can be trained, a loss or gradient is not finite, the score is missing, or the run
-            folder is of another configuration or model.
+            folder is of another configuration or model, or in use.
     """
     placement = place(device)
     folder = RunFolder(run)
     trainer = _Trainer(model, batch_of, loss_of, validate, save_best, folder, config, score, placement)
-    trainer.resume({"format": 1, "loop": config.to_dict(), "score": score, "recipe": dict(recipe or {})})
-    reached = trainer.state.progress
-    with _progress_bar(config.steps, reached.step, progress and placement.main) as show:
-        while reached.step < config.steps:
-            show(trainer.advance()["loss"])
+    with folder.held() if placement.main else nullcontext():
+        trainer.resume({"format": 1, "loop": config.to_dict(), "score": score, "recipe": dict(recipe or {})})
+        reached = trainer.state.progress
+        with _progress_bar(config.steps, reached.step, progress and placement.main) as show:
+            while reached.step < config.steps and not trainer.out_of_patience:
+                show(trainer.advance()["loss"])
     return {"step": reached.step, "best_score": reached.best_score, "best_step": reached.best_step}
 
 
@@ -97,11 +98,17 @@ class _Trainer(Generic[Batch]):
                 f"accumulate must be a multiple of the {placement.processes} processes, got {config.accumulate}"
             )
         self.model = model.to(placement.device)
-        self.parameters = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
-        if not self.parameters:
+        trained = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
+        if not trained:
             raise TrainingError("the model has no parameter that requires a gradient, so there is nothing to train")
+        # The optimiser numbers parameters group by group, and a saved state finds them by their numbers.
+        groups = _by_rate(trained, config)
+        self.parameters = {name: trained[name] for names in groups.values() for name in names}
         optimiser = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            [{"params": [trained[name] for name in names], "factor": factor} for factor, names in groups.items()],
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
         )
         placement.share_weights(self.model)
         average = None
@@ -109,6 +116,11 @@ class _Trainer(Generic[Batch]):
             statistics = {name: one for name, one in self.model.named_buffers() if one.is_floating_point()}
             average = WeightAverage({**self.parameters, **statistics}, config.ema_decay)
         self.state = TrainState(self.model, self.parameters, optimiser, average)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether so many validations brought nothing better that the run ends."""
+        return self.config.patience is not None and self.state.progress.since_best >= self.config.patience
 
     def resume(self, content: dict[str, Any]) -> None:
         self.folder.check(content)
@@ -133,6 +145,7 @@ class _Trainer(Generic[Batch]):
         last = step == config.steps
         if last or step % config.validate_every == 0:
             self._validate()
+        last = last or self.out_of_patience
         if last or step % config.save_every == 0:
             if self.placement.main:
                 self.state.save(self.folder.state)
@@ -143,11 +156,9 @@ class _Trainer(Generic[Batch]):
     def _optimise(self, step: int, rate: float) -> tuple[dict[str, float], float]:
         _training_mode(self.model)
         for group in self.state.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.state.optimiser.zero_grad(set_to_none=True)
         losses = self._backward(step)
-        if not all(map(math.isfinite, losses.values())):
-            raise TrainingError(self._stopped(f"the losses of step {step} are not finite: {losses}"))
         self.placement.sum_gradients(self.parameters.values())
         # An infinite limit clips nothing, so that the norm is known in either case.
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
@@ -166,12 +177,21 @@ class _Trainer(Generic[Batch]):
             batch = to_device(self.batch_of(number), device)
             with _seeded(device, self.config.seed, number) as generator, self._autocast():
                 losses = self.loss_of(self.model, batch, generator)
+            if not all(bool(value.isfinite().all()) for value in losses.values()):
+                self._give_up(step, batch, losses)
             (losses["loss"] / count).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach().float() / count
         names = sorted(totals)
         values = self.placement.sum(torch.stack([totals[name] for name in names])).tolist()
         return dict(zip(names, values, strict=True))
+
+    def _give_up(self, step: int, batch: Batch, losses: Mapping[str, Tensor]) -> NoReturn:
+        values = {name: float(value) for name, value in losses.items()}
+        kept = self.folder.keep_batch(batch)
+        raise TrainingError(
+            self._stopped(f"the losses of step {step} are not finite: {values}; its batch is in {kept}")
+        )
 
     def _validate(self) -> None:
         started, average, progress = time.perf_counter(), self.state.average, self.state.progress
@@ -183,8 +203,9 @@ class _Trainer(Generic[Batch]):
             mine = scores.get(self.score, math.nan)
             if not math.isfinite(mine):
                 raise TrainingError(self._stopped(f"expected a finite {self.score!r} from validation, got {scores}"))
+            progress.since_best += 1
             if progress.best_score is None or mine > progress.best_score:
-                progress.best_score, progress.best_step = mine, progress.step
+                progress.best_score, progress.best_step, progress.since_best = mine, progress.step, 0
                 if self.placement.main:
                     self.save_best(self.model, self.folder.best)
 
@@ -198,6 +219,14 @@ class _Trainer(Generic[Batch]):
 
     def _stopped(self, reason: str) -> str:
         return f"{reason}; the run {str(self.folder.path)!r} keeps the state that was saved last"
+
+
+def _by_rate(parameters: Mapping[str, nn.Parameter], config: LoopConfig) -> dict[float, list[str]]:
+    """The names of the parameters by the factor of their learning rate."""
+    groups: dict[float, list[str]] = {}
+    for name in parameters:
+        groups.setdefault(config.rate_factor(name), []).append(name)
+    return groups
 
 
 def _training_mode(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 # Fields that are real numbers: what they must fulfil, and how to say so.
@@ -12,6 +13,7 @@ _REALS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("final_lr_share", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     ("clip_norm", lambda value: value > 0, "None or a number above 0"),
     ("ema_decay", lambda value: 0 <= value < 1, "None or a number from 0, below 1"),
+    ("decay_power", lambda value: value > 0, "a number above 0"),
 )
 
 
@@ -33,6 +35,13 @@ class LoopConfig:
         validate_every: steps between validations; the last step is always validated.
         save_every: steps between saved states; the last step is always saved.
         seed: of every random number in the loop.
+        decay: `cosine`, or `power`: SAMed's, `learning_rate * (1 - t / decay_steps) ** decay_power`, t steps after the
+            warm-up (Zhang and Liu, 2023); it sets each rate after a step, for the next one.
+        decay_steps: of `power`; None takes `steps`. SAMed's runs end before them.
+        decay_power: of `power`.
+        rate_factors: pairs of a pattern of parameter names, as `mask_decoder.*`, and what the rate of those parameters
+            is multiplied by; the first pattern that fits counts.
+        patience: validations in a row without a better score after which a run ends; None goes on to the last step.
     """
 
     steps: int
@@ -48,6 +57,11 @@ class LoopConfig:
     validate_every: int = 500
     save_every: int = 500
     seed: int = 0
+    decay: Literal["cosine", "power"] = "cosine"
+    decay_steps: int | None = None
+    decay_power: float = 0.9
+    rate_factors: tuple[tuple[str, float], ...] = ()
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         problems = [f"{name}: expected {expected}, got {got!r}" for name, expected, got in self._problems()]
@@ -68,12 +82,25 @@ class LoopConfig:
         betas: Any = self.betas
         if not isinstance(betas, tuple) or len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
             yield "betas", "two numbers from 0, below 1", betas
+        for name, least, words in (("decay_steps", self.steps, "the steps"), ("patience", 1, "1")):
+            got = getattr(self, name)
+            if got is not None and (type(got) is not int or (type(least) is int and got < least)):
+                yield name, f"None or a whole number of at least {words}", got
+        if self.decay not in ("cosine", "power"):
+            yield "decay", "'cosine' or 'power'", self.decay
+        factors: Any = self.rate_factors
+        if not isinstance(factors, tuple) or not all(_is_factor(pair) for pair in factors):
+            yield "rate_factors", "pairs of a pattern and a number above 0", factors
         if self.precision not in ("float32", "bfloat16"):
             yield "precision", "'float32' or 'bfloat16'", self.precision
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        return {**asdict(self), "betas": list(self.betas)}
+        return {
+            **asdict(self),
+            "betas": list(self.betas),
+            "rate_factors": [list(pair) for pair in self.rate_factors],
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "LoopConfig":
@@ -86,8 +113,14 @@ class LoopConfig:
         missing = sorted({"steps", "learning_rate"} - content.keys())
         if unknown or missing:
             raise ValueError(f"the training configuration has unknown fields {unknown} and lacks {missing}")
-        betas = content.get("betas", cls.betas)
-        return cls(**{**content, "betas": tuple(betas) if isinstance(betas, list) else betas})
+        betas, factors = content.get("betas", cls.betas), content.get("rate_factors", ())
+        if isinstance(factors, list):
+            factors = tuple(tuple(pair) if isinstance(pair, list) else pair for pair in factors)
+        return cls(**{**content, "betas": tuple(betas) if isinstance(betas, list) else betas, "rate_factors": factors})
+
+    def rate_factor(self, name: str) -> float:
+        """What the learning rate of the parameter of this name is multiplied by."""
+        return next((factor for pattern, factor in self.rate_factors if fnmatchcase(name, pattern)), 1.0)
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
@@ -97,12 +130,25 @@ def learning_rate(config: LoopConfig, step: int) -> float:
         config: of the run.
         step: from 1 to `config.steps`; the highest rate is that of step `warmup_steps`, or of step 1 without warm-up.
     """
+    if config.decay == "power":
+        # A rate that is set after a step holds for the next, so that the second step has the rate of the first.
+        before = max(step - 2, 0)
+        if before < config.warmup_steps:
+            return config.learning_rate * (before + 1) / config.warmup_steps
+        left = 1 - (before - config.warmup_steps) / (config.decay_steps or config.steps)
+        return config.learning_rate * math.pow(left, config.decay_power)
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     first = max(config.warmup_steps, 1)
     done = (step - first) / max(config.steps - first, 1)
     share = config.final_lr_share
     return config.learning_rate * (share + (1 - share) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _is_factor(pair: Any) -> bool:
+    return (
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and _is_number(pair[1]) and pair[1] > 0
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from samsdk_training.adapter_file import LoraAdapter
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.lora import LoraError, merge_pairs, retained_adapters
-from samsdk_training.models.sam import SamConfig
+from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.tuning import Base, load_base, outline
 
 

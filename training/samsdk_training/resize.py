@@ -1,4 +1,4 @@
-"""A checkpoint at another input size, or with another number of masks.
+"""A checkpoint at another input size, with another number of masks, or with parts that are new.
 
 The rules are those of SAMed (Zhang and Liu, 2023, https://github.com/hitachinsk/SAMed, MIT), but for two things: which
 blocks are global is read off the configuration and the block's number, not off digits in a key; and the parts that
@@ -7,18 +7,22 @@ belong to single masks are drawn anew only if their number changes.
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from samsdk_training.checkpoints import Checkpoint, CheckpointError
-from samsdk_training.models.sam import SamConfig, build_mask_decoder
+from samsdk_training.models.sam import build_mask_decoder, build_sam
+from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.models.vit import VitConfig
 
 POSITIONS = "image_encoder.pos_embed"
 _RELATIVE = re.compile(r"image_encoder\.blocks\.(\d+)\.attn\.rel_pos_[hw]")
+CLASSES = "prompt_encoder.class_embeddings.weight"
+_FOREGROUND = "prompt_encoder.point_embeddings.1.weight"
 _DECODER = "mask_decoder."
 _PER_MASK = ("mask_tokens.", "output_hypernetworks_mlps.", "iou_prediction_head.")
 
@@ -73,19 +77,41 @@ def redraw_masks(state: Mapping[str, Tensor], config: SamConfig, seed: int) -> t
     return {**kept, **drawn}, sorted(drawn)
 
 
+def add_parts(state: Mapping[str, Tensor], config: SamConfig, seed: int) -> tuple[dict[str, Tensor], list[str]]:
+    """Draw the parts that a shape has and the tensors lack: adapters, a generator of prompts, a table of classes.
+
+    Args:
+        state: Tensors of a whole model by state-dict key.
+        config: The shape that is wanted.
+        seed: Of the random weights.
+
+    Returns:
+        All tensors, and the keys of those that were drawn.
+    """
+    with torch.device("meta"):
+        missing = sorted(build_sam(config).state_dict().keys() - state.keys())
+    if not missing:
+        return dict(state), []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = build_sam(config).state_dict()
+    drawn = {key: fresh[key] for key in missing}
+    if CLASSES in drawn:
+        # A point of any class begins as the base's own point on the foreground.
+        drawn[CLASSES] = state[_FOREGROUND].expand_as(drawn[CLASSES]).clone()
+    return {**state, **drawn}, missing
+
+
 def resize_checkpoint(
     checkpoint: Checkpoint, image_size: int, num_multimask_outputs: int | None = None, seed: int = 0
 ) -> Checkpoint:
-    """Fit a checkpoint to another input size, and optionally to another number of masks.
+    """Fit a checkpoint to another input size, and optionally to another number of masks; see `fit_checkpoint`.
 
     Args:
         checkpoint: Any; of encoders other than the ViT no tensor depends on the input size.
         image_size: Side of the input in pixels.
         num_multimask_outputs: Masks for ambiguous prompts, or classes; None keeps their number.
         seed: Of what is drawn where the number of masks changes.
-
-    Returns:
-        The checkpoint; its lineage says what was interpolated and drawn. The checkpoint itself where nothing changes.
 
     Raises:
         CheckpointError: The encoder cannot have this input size.
@@ -94,22 +120,65 @@ def resize_checkpoint(
     masks = config.decoder.num_multimask_outputs if num_multimask_outputs is None else num_multimask_outputs
     try:
         encoder = replace(config.encoder, image_size=image_size)
+        generator = config.auto_prompt and replace(config.auto_prompt, image_size=image_size)
     except ValueError as error:
         raise CheckpointError(
             f"this model cannot have an input of {image_size} x {image_size} pixels: {error}"
         ) from error
-    wanted = replace(config, encoder=encoder, decoder=replace(config.decoder, num_multimask_outputs=masks))
+    decoder = replace(config.decoder, num_multimask_outputs=masks)
+    return fit_checkpoint(checkpoint, replace(config, encoder=encoder, decoder=decoder, auto_prompt=generator), seed)
+
+
+def fit_checkpoint(checkpoint: Checkpoint, wanted: SamConfig, seed: int = 0) -> Checkpoint:
+    """Fit a checkpoint to a shape of another input size or number of masks, or that has more parts.
+
+    Args:
+        checkpoint: Any.
+        wanted: Its shape, but for the input size, the number of masks, and adapters, a generator of prompts or classes
+            of points that are new.
+        seed: Of what is drawn.
+
+    Returns:
+        The checkpoint; its lineage says what was interpolated and drawn. The checkpoint itself where nothing changes.
+
+    Raises:
+        CheckpointError: The shapes differ in more than that.
+    """
+    config = SamConfig.from_dict(checkpoint.model)
     if wanted == config:
         return checkpoint
+    parts = zip(_parts(config), _parts(wanted), strict=True)
+    if _core(wanted) != _core(config) or any(has and has != other for has, other in parts):
+        raise CheckpointError(
+            "expected a shape that differs in its input size, its number of masks, or parts that are new, but not in "
+            "what the checkpoint's weights are of"
+        )
     state, resized = dict(checkpoint.state), list[str]()
-    if isinstance(encoder, VitConfig):
-        state, resized = resize_positions(state, encoder)
-    state, drawn = redraw_masks(state, wanted, seed)
-    change = {"from": config.encoder.image_size, "to": image_size, "interpolated": resized, "drawn": drawn}
+    if isinstance(wanted.encoder, VitConfig):
+        state, resized = resize_positions(state, wanted.encoder)
+    state, redrawn = redraw_masks(state, wanted, seed)
+    state, added = add_parts(state, wanted, seed)
+    sizes = {"from": config.encoder.image_size, "to": wanted.encoder.image_size}
+    change = {**sizes, "interpolated": resized, "drawn": sorted(redrawn + added)}
     return replace(
         checkpoint,
         model=wanted.to_dict(),
-        geometry={**checkpoint.geometry, "input_size": image_size},
+        geometry={**checkpoint.geometry, "input_size": wanted.encoder.image_size},
         lineage={**checkpoint.lineage, "resized": change},
         state=state,
     )
+
+
+def _core(config: SamConfig) -> dict[str, Any]:
+    """What the weights of a shape are of, whatever the input size, the number of masks and what was added."""
+    apart = ("image_size", "adapters")
+    encoder = {key: value for key, value in asdict(config.encoder).items() if key not in apart}
+    decoder = {**asdict(config.decoder), "num_multimask_outputs": None}
+    return {"kind": type(config.encoder), "encoder": encoder, "decoder": decoder, "mask": config.mask_channels}
+
+
+def _parts(config: SamConfig) -> tuple[Any, ...]:
+    """The parts that a shape may have: each is something false where it is not there."""
+    adapters = getattr(config.encoder, "adapters", "none")
+    generator = config.auto_prompt and replace(config.auto_prompt, image_size=0)
+    return (adapters != "none" and adapters, generator, config.point_classes)

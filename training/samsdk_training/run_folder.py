@@ -6,11 +6,16 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from samsdk.io.atomic import atomic_path, atomic_write
+from samsdk.io.locks import exclusive_lock
 from samsdk_training.train_state import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +66,19 @@ class RunFolder:
                 )
             )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the run while the block runs.
+
+        Raises:
+            TrainingError: another one is at work in it.
+        """
+        try:
+            with exclusive_lock(self.path / ".lock", wait=False):
+                yield
+        except BlockingIOError:
+            raise TrainingError(f"the run {str(self.path)!r} is in use by another process") from None
+
     def open(self, config: Mapping[str, Any]) -> None:
         """Make the folder, write its `config.json` if it has none, and repair what a kill may have left.
 
@@ -104,6 +122,21 @@ class RunFolder:
         with atomic_write(self._metrics) as file:
             file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
 
+    def keep_batch(self, batch: Any) -> Path:
+        """Write the tensors of a batch to `failed_batch.safetensors`, for whoever looks for what broke a run.
+
+        Args:
+            batch: as `placement.to_device` takes it; a tensor's name is its way through mappings, lists and tuples.
+
+        Returns:
+            The file.
+        """
+        path = self.path / "failed_batch.safetensors"
+        tensors = {name: one.detach().cpu().clone() for name, one in _tensors(batch, "batch")}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary)
+        return path
+
     def draw(self) -> None:
         """Draw losses and validation over the steps into `curves.png`; without matplotlib only a log line says so."""
         try:
@@ -127,6 +160,18 @@ class RunFolder:
                 axes.legend()
         with atomic_path(self.path / "curves.png") as temporary:
             canvas.print_png(str(temporary))
+
+
+def _tensors(batch: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(batch, Tensor):
+        yield name, batch.contiguous()
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from _tensors(value, f"{name}.{key}")
+    elif isinstance(batch, list | tuple):
+        keys = getattr(batch, "_fields", range(len(batch)))
+        for key, value in zip(keys, batch, strict=True):
+            yield from _tensors(value, f"{name}.{key}")
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,11 +33,13 @@ class Progress:
         step: optimiser steps that are done.
         best_score: highest validation score so far; None before the first validation.
         best_step: the step that it was reached at.
+        since_best: validations since then.
     """
 
     step: int = 0
     best_score: float | None = None
     best_step: int | None = None
+    since_best: int = 0
 
 
 class WeightAverage:
@@ -84,7 +86,7 @@ class TrainState:
     Attributes:
         model: all of it is saved, frozen parts too, so that a state does not depend on what it was started from.
         parameters: the trained ones by name, in the order that the optimiser has them.
-        optimiser: of one parameter group.
+        optimiser: of the parameters, its groups in their order.
         average: of the weights, if the run keeps one.
         progress: of the run.
     """

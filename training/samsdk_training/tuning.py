@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from torch.nn.utils import parametrize
 from samsdk_training.checkpoints import JSON_FILE, Checkpoint, load_checkpoint
 from samsdk_training.lora import LoraConfig, LoraError, LoraSite, LowRank, lora_sites
 from samsdk_training.models.config import expect_fields
-from samsdk_training.models.sam import Sam, SamConfig, build_sam
-from samsdk_training.resize import resize_checkpoint
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import SamConfig
+from samsdk_training.resize import fit_checkpoint
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Base:
     sha256: str
 
     def tensors(self, config: SamConfig) -> dict[str, Tensor]:
-        """The tensors, fitted to the input size and the number of masks of a model; new masks' parts are left out."""
+        """The tensors, fitted to the shape of a model; parts that are new in it are left out."""
         fitted, drawn = self._fit(config)
         return {key: tensor for key, tensor in fitted.state.items() if key not in drawn}
 
@@ -153,23 +154,21 @@ class Base:
 
         Args:
             tuning: What is to be trained.
-            config: Shape of the model, of another input size or number of masks; None for the base's own.
+            config: Shape of the model, as `fit_checkpoint` takes it; None for the base's own.
 
         Raises:
-            LoraError: The model is of another shape in more than that.
+            CheckpointError: The shapes do not go together.
             ValueError: See `tune`.
         """
         wanted = config or SamConfig.from_dict(self.checkpoint.model)
         fitted, _ = self._fit(wanted)
-        if fitted.model != wanted.to_dict():
-            raise LoraError("expected a model of the base's shape, but for its input size and number of masks")
         model = build_sam(wanted)
         model.load_state_dict(fitted.state)
         tune(model, tuning)
         return model
 
     def _fit(self, config: SamConfig) -> tuple[Checkpoint, set[str]]:
-        fitted = resize_checkpoint(self.checkpoint, config.encoder.image_size, config.decoder.num_multimask_outputs)
+        fitted = fit_checkpoint(self.checkpoint, config)
         if fitted is self.checkpoint:
             return fitted, set()
         return fitted, set(fitted.lineage["resized"]["drawn"])
@@ -189,9 +188,11 @@ def load_base(folder: str | os.PathLike[str]) -> Base:
             f"low-rank weights were merged into {str(source)!r} already: it is neither a base to train on nor one to "
             f"merge into again; take the checkpoint that they were merged into{_known_base(checkpoint.lineage)}"
         )
+    # A slim checkpoint's numbers are of 16 bits; what is trained on them is of 32.
+    state = {key: one.float() if one.is_floating_point() else one for key, one in checkpoint.state.items()}
     # load_checkpoint has compared this with the file.
     sha256 = json.loads((source / JSON_FILE).read_bytes())["tensors"]["sha256"]
-    return Base(checkpoint, sha256)
+    return Base(replace(checkpoint, state=state), sha256)
 
 
 def _known_base(lineage: Mapping[str, Any]) -> str:

@@ -16,19 +16,21 @@ _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs; wait for whoever holds it.
+def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file while the block runs; wait for whoever holds it, or refuse.
 
     Args:
         path: The lock file; it and its folder are made if missing, and the file is left behind, because removing it
             would let a third process lock a new one while a second waits for the old one.
+        wait: Whether to wait.
 
     Raises:
+        BlockingIOError: Someone holds it, and this is not to wait.
         OSError: The file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        _acquire(file)
+        _acquire(file, wait)
         try:
             yield
         finally:
@@ -37,13 +39,15 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 if sys.platform == "win32":
 
-    def _acquire(file: IO[bytes]) -> None:
+    def _acquire(file: IO[bytes], wait: bool) -> None:
         while True:
             try:
                 file.seek(0)
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
                 return
-            except OSError:
+            except OSError as error:
+                if not wait:
+                    raise BlockingIOError(error.errno, "the file is locked") from error
                 # LK_LOCK gives up after ten seconds, and a download takes longer.
                 time.sleep(_POLL_SECONDS)
 
@@ -53,8 +57,8 @@ if sys.platform == "win32":
 
 else:
 
-    def _acquire(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    def _acquire(file: IO[bytes], wait: bool) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _release(file: IO[bytes]) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from samsdk_training.models import SamConfig, StudentEncoderConfig, build_sam, student_config
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.models.student import ResidualBlock, _double, fold_batch_norms
 
 

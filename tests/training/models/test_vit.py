@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from samsdk_training.models import SamConfig, VitConfig, VitEncoder, build_sam, sam_med2d_config, sam_vit_config
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 
 SMALL = VitConfig(image_size=64, embed_dim=24, depth=3, num_heads=3, global_blocks=(1,), out_channels=16)
 

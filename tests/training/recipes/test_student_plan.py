@@ -14,7 +14,7 @@ from samsdk import cli
 from samsdk_training.checkpoints import load_checkpoint
 from samsdk_training.data import DataError, read_ids
 from samsdk_training.models import SamConfig, StudentEncoderConfig
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.recipes.student_plan import StudentPlan, read_plan, run_plan
 
 

@@ -17,7 +17,7 @@ from samsdk_training.data import read_set
 from samsdk_training.evaluation import evaluate_images, summarise
 from samsdk_training.loop import LoopConfig
 from samsdk_training.models import SamConfig, StudentEncoderConfig
-from samsdk_training.models.sam import DecoderConfig
+from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.recipes.student import StudentRecipe, train_student
 from samsdk_training.samples import SampleSet
 

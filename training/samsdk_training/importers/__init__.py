@@ -19,7 +19,7 @@ from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkp
 from samsdk_training.importers.published import LORAS, PUBLISHED, Published, PublishedLora
 from samsdk_training.importers.samed import MASK_TOKENS, lora_problems, merge_lora, parts, samed_pairs
 from samsdk_training.importers.weights_file import WeightsFile, read_weights
-from samsdk_training.models.sam import SamConfig
+from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.models.vit import PATCH
 from samsdk_training.resize import POSITIONS, resize_checkpoint
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from samsdk.transforms import Preprocessing
-from samsdk_training.models.sam import (
+from samsdk_training.models.sam_config import (
     SamConfig,
     lite_medsam_config,
     mobile_sam_config,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from samsdk_training.lora import LoraSite, merge_pairs
-from samsdk_training.models.sam import SamConfig
+from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.models.vit import VitConfig
 
 MASK_TOKENS = "mask_decoder.mask_tokens.weight"

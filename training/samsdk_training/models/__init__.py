@@ -4,10 +4,9 @@ from samsdk_training.models.attention import use_attention
 from samsdk_training.models.layer_norm import LayerNorm2d
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
-from samsdk_training.models.sam import (
-    Sam,
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import (
     SamConfig,
-    build_sam,
     lite_medsam_config,
     mobile_sam_config,
     sam_med2d_config,

@@ -6,6 +6,9 @@ published weights. Its gate and its ReLUs depend on the data, so it cannot be me
 
 from torch import Tensor, nn
 
+# Where a block has its adapter: nowhere; beside its MLP, as code and weights have it; or after its attention, as the
+# paper's figure has it.
+ADAPTERS = ("none", "code", "figure")
 REDUCTION = 4
 
 

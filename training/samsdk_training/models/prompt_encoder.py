@@ -63,9 +63,12 @@ class PromptEncoder(nn.Module):
         embedding_side: Side E of the image embedding; a mask prompt has side 4E.
         input_size: Side S in pixels of the image encoder's padded input, the frame of points and boxes.
         mask_channels: Hidden channels of the mask branch.
+        point_classes: K, how many classes a point can name; 0 builds no table of classes.
     """
 
-    def __init__(self, embed_dim: int, embedding_side: int, input_size: int, mask_channels: int = 16) -> None:
+    def __init__(
+        self, embed_dim: int, embedding_side: int, input_size: int, mask_channels: int = 16, point_classes: int = 0
+    ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.embedding_side = embedding_side
@@ -84,6 +87,16 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_channels, embed_dim, kernel_size=1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
+        if point_classes:
+            self.class_embeddings = nn.Embedding(point_classes, embed_dim)
+            # A point of any class begins as a point on the foreground.
+            with torch.no_grad():
+                self.class_embeddings.weight.copy_(self.foreground.expand(point_classes, -1))
+
+    @property
+    def foreground(self) -> Tensor:
+        """What a point on the foreground adds to its position, [1, C]."""
+        return list(self.point_embeddings.parameters())[1]
 
     @property
     def mask_side(self) -> int:
@@ -111,6 +124,23 @@ class PromptEncoder(nn.Module):
         for label, kind in enumerate(self.point_embeddings.parameters()):
             embedding = torch.where(labels == label, embedding + kind, embedding)
         return torch.where(labels == NOT_A_POINT, self.not_a_point_embed.weight, embedding)
+
+    def embed_class_points(self, coords: Tensor, classes: Tensor) -> Tensor:
+        """Embed points that name a class, for models of several classes.
+
+        How the publication that uses such points (Cheap Lunch, Feng et al., 2023) encodes them is not known; this
+        adds a learned embedding of the class to that of the position.
+
+        Args:
+            coords: [P, K, 2] as in `embed_points`.
+            classes: [P, K] integers from 1 on; -1 pads, whatever the coordinates.
+
+        Returns:
+            [P, K, C].
+        """
+        named = self.class_embeddings(classes.clamp(min=1) - 1)
+        embedding = self.pe_layer.encode((coords + 0.5) / self.input_size) + named
+        return torch.where(classes.unsqueeze(-1) == NOT_A_POINT, self.not_a_point_embed.weight, embedding)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """Embed boxes as their two corners.

@@ -1,102 +1,23 @@
-"""A whole promptable model: image encoder, prompt encoder, mask decoder, and the configuration that describes it.
+"""A whole promptable model: image encoder, prompt encoder and mask decoder.
 
 After Segment Anything (Kirillov et al., 2023, https://github.com/facebookresearch/segment-anything, Apache-2.0) and
 LiteMedSAM (Ma et al., https://github.com/bowang-lab/MedSAM, Apache-2.0).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
-from samsdk_training.models.config import expect_fields, from_json, to_json
+from samsdk_training.models.auto_prompt import AutoPromptGenerator
 from samsdk_training.models.mask_decoder import MaskDecoder
 from samsdk_training.models.prompt_encoder import PromptEncoder
-from samsdk_training.models.student import StudentEncoder, StudentEncoderConfig
+from samsdk_training.models.sam_config import EncoderConfig, SamConfig
+from samsdk_training.models.student import StudentEncoder
 from samsdk_training.models.tiny_vit import TinyViT, TinyViTConfig
 from samsdk_training.models.transformer import TwoWayTransformer
-from samsdk_training.models.vit import VitConfig, VitEncoder, vit_config
+from samsdk_training.models.vit import VitConfig, VitEncoder
 
-ARCHITECTURE = "sam"
-EncoderConfig = TinyViTConfig | StudentEncoderConfig | VitConfig
 ImageEncoder = TinyViT | StudentEncoder | VitEncoder
-# The name that a configuration bears in a checkpoint.
-_ENCODERS: dict[str, type[EncoderConfig]] = {
-    "tiny_vit": TinyViTConfig,
-    "student": StudentEncoderConfig,
-    "vit": VitConfig,
-}
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Shape of the mask decoder; the defaults are SAM's.
-
-    Attributes:
-        depth: Blocks of the two-way transformer.
-        num_heads: Heads of its attentions.
-        mlp_dim: Hidden width of its MLPs.
-        num_multimask_outputs: Masks offered for an ambiguous prompt.
-        iou_head_depth: Linear layers of the quality head.
-        iou_head_hidden_dim: Hidden width of the quality head.
-    """
-
-    depth: int = 2
-    num_heads: int = 8
-    mlp_dim: int = 2048
-    num_multimask_outputs: int = 3
-    iou_head_depth: int = 3
-    iou_head_hidden_dim: int = 256
-
-
-@dataclass(frozen=True)
-class SamConfig:
-    """All that is needed to build a model without its weights.
-
-    Attributes:
-        encoder: Shape of the image encoder; its `out_channels` is the width of prompt encoder and decoder too.
-        decoder: Shape of the mask decoder.
-        mask_channels: Hidden channels of the mask branch of the prompt encoder.
-    """
-
-    encoder: EncoderConfig = field(default_factory=TinyViTConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    mask_channels: int = 16
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON types: dictionaries, lists, strings, numbers."""
-        architecture = next(name for name, kind in _ENCODERS.items() if isinstance(self.encoder, kind))
-        return {
-            "architecture": ARCHITECTURE,
-            "encoder": {"architecture": architecture, **to_json(self.encoder)},
-            "decoder": to_json(self.decoder),
-            "mask_channels": self.mask_channels,
-        }
-
-    @classmethod
-    def from_dict(cls, config: Mapping[str, Any]) -> "SamConfig":
-        """Rebuild a configuration from what `to_dict` returned.
-
-        Args:
-            config: The dictionary, possibly after a way through JSON.
-
-        Raises:
-            ValueError: An architecture is not known, a field is missing or unknown, or a value is of the wrong type.
-        """
-        values = expect_fields("model", config, {"architecture", "encoder", "decoder", "mask_channels"})
-        if values["architecture"] != ARCHITECTURE:
-            raise ValueError(f"model: expected the architecture {ARCHITECTURE!r}, got {values['architecture']!r}")
-        encoder = values["encoder"]
-        name = encoder.get("architecture") if isinstance(encoder, Mapping) else None
-        if name not in _ENCODERS:
-            raise ValueError(f"encoder: expected an architecture out of {', '.join(_ENCODERS)}, got {name!r}")
-        channels = values["mask_channels"]
-        if not isinstance(channels, int) or isinstance(channels, bool) or channels <= 0:
-            raise ValueError(f"model: mask_channels: expected a positive number, got {channels!r}")
-        shape = {key: value for key, value in encoder.items() if key != "architecture"}
-        decoder = from_json(DecoderConfig, "decoder", values["decoder"])
-        return cls(from_json(_ENCODERS[name], "encoder", shape), decoder, channels)
 
 
 class Sam(nn.Module):
@@ -106,13 +27,21 @@ class Sam(nn.Module):
         image_encoder: Maps [N, 3, S, S] to [N, C, E, E], and to whatever else the decoder takes of an image.
         prompt_encoder: Of the same width C, side E and input size S.
         mask_decoder: Of the same width C.
+        auto_prompt_generator: Of the same input size S; None in a model that does not prompt itself.
     """
 
-    def __init__(self, image_encoder: ImageEncoder, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder) -> None:
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        auto_prompt_generator: AutoPromptGenerator | None = None,
+    ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self.auto_prompt_generator = auto_prompt_generator
 
     @property
     def image_size(self) -> int:
@@ -177,6 +106,7 @@ class Sam(nn.Module):
         points: tuple[Tensor, Tensor] | None = None,
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
+        class_points: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict all masks: the single one and those of an ambiguous prompt, or the background and each class.
 
@@ -185,12 +115,15 @@ class Sam(nn.Module):
             points: As in `forward`.
             boxes: As in `forward`.
             masks: As in `forward`.
+            class_points: Instead of the others: see `PromptEncoder.embed_class_points`.
 
         Returns:
             Logits [P, 1 + M, 4E, 4E] and predicted IoU [P, 1 + M]; without any prompt P is the number of images.
         """
         image = embeddings["image_embeddings"]
         sparse, dense = self.prompt_encoder(points, boxes, masks)
+        if class_points is not None:
+            sparse = self.prompt_encoder.embed_class_points(*class_points)
         count = max(len(image), len(sparse))
         return self.mask_decoder.predict_masks(
             image,
@@ -235,10 +168,14 @@ def build_sam(config: SamConfig) -> Sam:
     """
     encoder = config.encoder
     dim = encoder.out_channels
+    generator = None if config.auto_prompt is None else AutoPromptGenerator(config.auto_prompt)
     return Sam(
         image_encoder=_build_encoder(encoder),
-        prompt_encoder=PromptEncoder(dim, encoder.embedding_side, encoder.image_size, config.mask_channels),
+        prompt_encoder=PromptEncoder(
+            dim, encoder.embedding_side, encoder.image_size, config.mask_channels, config.point_classes
+        ),
         mask_decoder=build_mask_decoder(config),
+        auto_prompt_generator=generator,
     )
 
 
@@ -258,42 +195,3 @@ def _build_encoder(config: EncoderConfig) -> ImageEncoder:
     if isinstance(config, VitConfig):
         return VitEncoder(config)
     return TinyViT(config) if isinstance(config, TinyViTConfig) else StudentEncoder(config)
-
-
-def sam_vit_config(size: str, image_size: int = 1024) -> SamConfig:
-    """Return the shape of Segment Anything: 93,735,472 parameters as `b`, 312,342,832 as `l`, 641,090,608 as `h`.
-
-    Args:
-        size: `b`, `l` or `h`.
-        image_size: Side of the input in pixels, a multiple of 16; at other sides than 1024 the positions are fewer or
-            more, and so are the parameters.
-
-    Raises:
-        ValueError: The size is unknown, or the side is no multiple of 16.
-    """
-    return SamConfig(vit_config(size, image_size))
-
-
-def sam_med2d_config(adapters: str = "code") -> SamConfig:
-    """Return the shape of SAM-Med2D: ViT-B with adapters, 256-pixel input, 271,241,776 parameters.
-
-    Args:
-        adapters: Where the adapters stand, see `VitConfig`.
-    """
-    return SamConfig(vit_config("b", 256, adapters))
-
-
-def mobile_sam_config() -> SamConfig:
-    """Return the shape of MobileSAM: 1024-pixel input, 64 x 64 embedding, 9,808,452 parameters."""
-    return SamConfig(TinyViTConfig(image_size=1024, stem_stride=4))
-
-
-def lite_medsam_config() -> SamConfig:
-    """Return the shape of LiteMedSAM: 256-pixel input, 64 x 64 embedding, 9,791,300 parameters."""
-    return SamConfig()
-
-
-def student_config() -> SamConfig:
-    """Return the shape of the student for two processor cores: 256-pixel input, 32 x 32 embedding, width 128."""
-    decoder = DecoderConfig(num_heads=4, mlp_dim=512, iou_head_hidden_dim=128)
-    return SamConfig(StudentEncoderConfig(), decoder)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from samsdk_kernels.attention import Implementation, constant_bias_attention
 from samsdk_kernels.reference import attention
+from samsdk_training.models.adapters import ADAPTERS, Adapter
 from samsdk_training.models.config import OPTIONAL
 from samsdk_training.models.encoder import SquareEncoder, build_neck
 
@@ -37,10 +38,11 @@ class TinyViTConfig:
         out_channels: Channels of the image embedding.
         stem_stride: 1: the stem is two 1 x 1 convolutions, LiteMedSAM's; 4: two 3 x 3 convolutions of stride 2,
             MobileSAM's.
+        adapters: SAM-Med2D's adapters in each block with attention, see `VitConfig`.
 
     Raises:
-        ValueError: The stages disagree in number, heads do not divide channels, strides do not divide the image, or the
-            stem has another stride.
+        ValueError: The stages disagree in number, heads do not divide channels, strides do not divide the image, the
+            stem has another stride, or adapters meet a map of an odd side.
     """
 
     image_size: int = 256
@@ -53,6 +55,7 @@ class TinyViTConfig:
     expand_ratio: float = 4.0
     out_channels: int = 256
     stem_stride: int = field(default=1, metadata=OPTIONAL)
+    adapters: str = field(default="none", metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         stages = len(self.embed_dims)
@@ -69,6 +72,10 @@ class TinyViTConfig:
         total = self.stem_stride * math.prod(self.strides)
         if self.image_size % total:
             raise ValueError(f"image_size {self.image_size} is not a multiple of the total stride {total}")
+        if self.adapters not in ADAPTERS:
+            raise ValueError(f"adapters must be one of {', '.join(ADAPTERS)}, got {self.adapters!r}")
+        if self.adapters != "none" and any(side % 2 for side in self.sides[1:]):
+            raise ValueError(f"adapters need maps of even sides, got {self.sides[1:]}")
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -189,10 +196,12 @@ class TinyViTBlock(nn.Module):
     """Window attention, depth-wise 3x3 and MLP; [N, C, side, side] to the same shape.
 
     Windows tile the map from the top left; what they lack at the right and bottom is filled with zeros, which take part
-    in the attention, as in the published model.
+    in the attention, as in the published model. Adapters stand where `vit.Block` has them.
     """
 
-    def __init__(self, dim: int, side: int, num_heads: int, window: int, mlp_ratio: float) -> None:
+    def __init__(
+        self, dim: int, side: int, num_heads: int, window: int, mlp_ratio: float, adapters: str = "none"
+    ) -> None:
         super().__init__()
         self.dim = dim
         self.side = side
@@ -201,12 +210,20 @@ class TinyViTBlock(nn.Module):
         self.attn = WindowAttention(dim, num_heads, window)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.local_conv = ConvNorm(dim, dim, kernel=3, groups=dim)
+        self.adapters = adapters
+        if adapters != "none":
+            self.Adapter = Adapter(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to [N, C, side, side]."""
-        x = x + self._attend(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        attended = self._attend(x.permute(0, 2, 3, 1))
+        if self.adapters == "figure":
+            attended = self.Adapter(attended)
+        x = x + attended.permute(0, 3, 1, 2)
         x = self.local_conv(x).permute(0, 2, 3, 1)  # [N, side, side, C]
+        beside = self.Adapter(self.mlp.norm(x)) if self.adapters == "code" else None
         x = x + self.mlp(x)
+        x = x if beside is None else x + beside
         return x.permute(0, 3, 1, 2)
 
     def _attend(self, x: Tensor) -> Tensor:
@@ -231,7 +248,12 @@ class Stage(nn.Module):
             ConvBlock(dim, config.expand_ratio)
             if index == 0
             else TinyViTBlock(
-                dim, config.sides[index], config.num_heads[index], config.window_sizes[index], config.mlp_ratio
+                dim,
+                config.sides[index],
+                config.num_heads[index],
+                config.window_sizes[index],
+                config.mlp_ratio,
+                config.adapters,
             )
             for _ in range(config.depths[index])
         )

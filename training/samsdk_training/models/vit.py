@@ -14,12 +14,11 @@ from torch.nn import functional
 
 from samsdk_kernels.attention import Implementation, relative_position_attention
 from samsdk_kernels.reference import relative_position_bias
-from samsdk_training.models.adapters import Adapter
+from samsdk_training.models.adapters import ADAPTERS, Adapter
 from samsdk_training.models.config import FROM_ZERO
 from samsdk_training.models.encoder import SquareEncoder, build_neck
 
 PATCH = 16
-ADAPTERS = ("none", "code", "figure")
 _NORM_EPS = 1e-6
 # Embedding width, blocks, heads, global blocks (Kirillov et al., 2023).
 _SIZES = {

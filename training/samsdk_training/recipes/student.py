@@ -25,7 +25,8 @@ from samsdk_training.data import LabelledImage, read_set
 from samsdk_training.evaluation import answering, evaluate_images, summarise
 from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.loop import LoopConfig, fit
-from samsdk_training.models.sam import Sam, SamConfig, build_sam, student_config
+from samsdk_training.models.sam import Sam, build_sam
+from samsdk_training.models.sam_config import SamConfig, student_config
 from samsdk_training.samples import SampleSet, SampleSource
 from samsdk_training.sheets import contact_sheet
 from samsdk_training.simulate import centre_point

@@ -22,7 +22,7 @@ from samsdk_training.embedding_cache import cache_embeddings
 from samsdk_training.evaluation import Segmenter
 from samsdk_training.interaction import InteractionConfig
 from samsdk_training.loop import LoopConfig
-from samsdk_training.models.sam import SamConfig
+from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.pseudo_labels import PseudoLabelConfig, label_images
 from samsdk_training.recipes.student import StudentRecipe, train_student
 from samsdk_training.samples import SampleSet
