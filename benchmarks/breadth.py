@@ -18,7 +18,7 @@ from results import write_result
 from samsdk.zoom import Zoom
 from samsdk_training.checkpoints import load_checkpoint
 from samsdk_training.data import read_set
-from samsdk_training.evaluation import evaluate_images, summarise
+from samsdk_training.evaluation import PROMPTS, evaluate_images, summarise
 from samsdk_training.recipes.student_plan import read_plan
 from samsdk_training.torch_predictor import TorchPredictor
 from shapes import PLAN, SHAPES, short_training
@@ -36,7 +36,7 @@ def dice_on(run: Path, sets: list[Path]) -> dict[str, Any]:
     for folder in sets:
         images = read_set(folder, "val.txt", slice(IMAGES))
         rows[folder.name] = summarise(list(evaluate_images(predictor, images, zoom=Zoom())))["dice"]
-    mean = {prompt: round(float(np.mean([row[prompt] for row in rows.values()])), 4) for prompt in ("box", "1", "3")}
+    mean = {prompt: round(float(np.mean([row[prompt] for row in rows.values()])), 4) for prompt in PROMPTS}
     return {"sets": rows, "mean": mean}
 
 

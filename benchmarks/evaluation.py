@@ -28,7 +28,6 @@ from samsdk_training.evaluation import ObjectScores, calibration, evaluate_image
 from samsdk_training.slices import write_slices
 
 IMAGES = 12
-CLICKS = (1, 3)
 HELD_BACK = {"us_hc18": 25, "nuclei_dsb2018": 24}
 NEVER_TRAINED = {
     "ct_hepatic_vessels_msd": "val.txt",
@@ -66,7 +65,7 @@ def _last_third(folder: Path, count: int) -> Source:
 def evaluate(predictor: samsdk.Predictor, source: Source, zoom: Zoom | None) -> list[ObjectScores]:
     """All scores of one set."""
     folder, listed, part = source
-    return list(evaluate_images(predictor, read_set(folder, listed, part), clicks=CLICKS, zoom=zoom))
+    return list(evaluate_images(predictor, read_set(folder, listed, part), zoom=zoom))
 
 
 def system(name: str, model: str, zoom: bool, sets: dict[str, dict[str, Source]]) -> dict[str, Any]:

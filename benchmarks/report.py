@@ -23,6 +23,7 @@ SYSTEMS = {
     "student_without_zoom": "default model, `zoom=False`",
     "lite_medsam": "LiteMedSAM",
 }
+PROMPTS = ("box", "point1", "point3")
 GROUPS = {
     "validation": "other images of the sets that taught it",
     "held_back": "fetal heads and nuclei, last third",
@@ -142,7 +143,7 @@ def shapes_table(result: Mapping[str, Any]) -> str:
             else "-"
             for device in ("cpu", "openvino")
         ]
-        dice = " / ".join(f"{row[key]:.3f}" for key in ("dice_box", "dice_1", "dice_3"))
+        dice = " / ".join(f"{row[key]:.3f}" for key in ("dice_box", "dice_point1", "dice_point3"))
         rows.append(
             f"| {name} | {row['parameters'] / 1e6:.2f} | {row['half_mb']:.1f} | {times[0]} | {times[1]} | {dice} |"
         )
@@ -156,7 +157,7 @@ def breadth_table(result: Mapping[str, Any]) -> str:
         for key, text in (("with", "all sets"), ("without", f"all but the `{modality}` sets")):
             mean = row[key]["mean"]
             count = len(row[key]["sets"])
-            dice = " / ".join(f"{mean[prompt]:.3f}" for prompt in ("box", "1", "3"))
+            dice = " / ".join(f"{mean[prompt]:.3f}" for prompt in PROMPTS)
             rows.append(f"| {count} `{modality}` sets | {text} | {dice} |")
     return "\n".join([*rows, "", f"Shape `{result['shape']}`, {result['steps']} steps each. {machine(result)}."])
 

@@ -148,7 +148,7 @@ def short_training(config: SamConfig, data: Path, run: Path, steps: int, leave_o
 def draw(rows: dict[str, dict[str, float]], steps: int) -> None:
     """Dice against the milliseconds of an image with one prompt, a curve for each kind of prompt and backend."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    prompts = {"dice_box": ("tight box", "o"), "dice_1": ("1 point", "^"), "dice_3": ("3 points", "s")}
+    prompts = {"dice_box": ("tight box", "o"), "dice_point1": ("1 point", "^"), "dice_point3": ("3 points", "s")}
     for colour, device in zip(("tab:blue", "tab:orange"), ("cpu", "openvino"), strict=True):
         if f"{device}_encoder_ms" not in next(iter(rows.values())):
             continue

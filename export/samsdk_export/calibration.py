@@ -17,7 +17,7 @@ from samsdk_training.evaluation import BOX, Segmenter, evaluate_images, summaris
 
 # One image tells nothing of a set, and a change of a tenth of a point can be seen only over several objects.
 FEWEST_IMAGES = 2
-PROMPTS = {"box": BOX, "points": "1"}
+PROMPTS = {"box": BOX, "points": "point1"}
 # Dice by set and kind of prompt, or class.
 Reference = Mapping[str, Mapping[str, float]]
 
@@ -87,7 +87,8 @@ class CalibrationSets:
             if not kinds:
                 found[folder.name] = self._class_dice(predictor, folder, classes)
                 continue
-            scores = list(evaluate_images(predictor, self.read(folder), clicks=(1,), max_objects=self.objects))
+            images = self.read(folder)
+            scores = list(evaluate_images(predictor, images, prompts=tuple(PROMPTS.values()), max_objects=self.objects))
             if not scores:
                 raise CalibrationError(f"calibration set {folder} has no object of 30 pixels or more")
             dice = summarise(scores)["dice"]

@@ -86,7 +86,7 @@ def _checkpoint(checkpoint: str, known: bool) -> "Checkpoint":
 def _read_accuracy(path: Path) -> dict[str, Any]:
     try:
         accuracy = json.loads(path.read_bytes())
-        return {key: accuracy[key] for key in ("bundle", "zoom", "mean_dice", "sets")}
+        return {key: accuracy[key] for key in ("bundle", "checkpoint", "zoom", "mean_dice", "sets")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WrongCallError(f"{path} does not hold what `samsdk evaluate --json` prints: {error!r}") from error
 

@@ -1,13 +1,22 @@
 """The model card that every bundle carries, written from its manifest so that the two cannot differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from samsdk.manifest import SEMANTIC
+from samsdk.manifest import PROMPTABLE, SEMANTIC
 
 CARD = "MODEL_CARD.md"
 # A mean Dice below this is called a failure, whatever the prompt.
 _POOR = 0.5
+_PROMPTED = """
+Dice on images that it was not trained on, with simulated users: a tight box; a first point at the
+object's middle; further points in the largest error.
+
+"""
+_UNPROMPTED = """
+Dice on images that it was not trained on: the mean over cases, each an image or a whole volume.
+
+"""
 
 _TEMPLATE = """# {name}
 
@@ -51,7 +60,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         manifest: the bundle's manifest as JSON.
     """
     licence, lineage = manifest["licence"], manifest["lineage"]
-    accuracy, sets = manifest["accuracy"], lineage.get("sets")
+    sets = lineage.get("sets")
     return _TEMPLATE.format(
         name=manifest["name"],
         version=manifest["version"],
@@ -66,7 +75,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         source=licence.get("source", "unknown"),
         recipe=lineage.get("recipe", "unknown"),
         weights=lineage.get("sha256", "unknown"),
-        accuracy=_accuracy(accuracy),
+        accuracy=_accuracy(manifest),
         sets=f"Trained on: {', '.join(sets)}.\n\n" if sets else "",
         attribution=licence.get("attribution", "unknown").replace("; ", "\n\n"),
     )
@@ -95,26 +104,34 @@ def _semantic(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _accuracy(accuracy: Mapping[str, Any]) -> str:
+def _accuracy(manifest: Mapping[str, Any]) -> str:
+    accuracy, prompted = manifest["accuracy"], manifest["task"] == PROMPTABLE
     if not accuracy.get("sets"):
         return ""
-    prompts = list(accuracy["mean_dice"])
-    heads = ["tight box" if one == "box" else f"{one} point{'s' if one != '1' else ''}" for one in prompts]
-    lines = ["| set | objects | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    columns, counted = list(accuracy["mean_dice"]), "objects" if prompted else "cases"
+    heads = [_prompt(one) if prompted else one for one in columns]
+    lines = [f"| set | {counted} | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for name, row in accuracy["sets"].items():
-        values = " | ".join(f"{row['dice'][one]:.3f}" for one in prompts)
-        lines.append(f"| {name} | {row['objects']} | {values} |")
-    mean = " | ".join(f"{accuracy['mean_dice'][one]:.3f}" for one in prompts)
-    lines.append(f"| **mean over sets** | | {mean} |")
-    poor = [name for name, row in accuracy["sets"].items() if min(row["dice"].values()) < _POOR]
-    failures = (
-        f"\nWhere it fails: a mean Dice under {_POOR} with one of these prompts on {', '.join(poor)}.\n" if poor else ""
-    )
-    note = (
-        "\nDice on images that it was not trained on, with simulated users: a tight box; a first point at the\n"
-        "object's middle; further points in the largest error.\n\n"
-    )
-    return "\n## Accuracy\n" + note + "\n".join(lines) + "\n" + failures
+        lines.append(f"| {name} | {row[counted]} | {_values(row['dice'], columns)} |")
+    lines.append(f"| **mean over sets** | | {_values(accuracy['mean_dice'], columns)} |")
+    poor = [
+        name
+        for name, row in accuracy["sets"].items()
+        if any(value is not None and value < _POOR for value in row["dice"].values())
+    ]
+    on = "with one of these prompts" if prompted else "of one of these"
+    failures = f"\nWhere it fails: a mean Dice under {_POOR} {on} on {', '.join(poor)}.\n" if poor else ""
+    return "\n## Accuracy\n" + (_PROMPTED if prompted else _UNPROMPTED) + "\n".join(lines) + "\n" + failures
+
+
+def _prompt(word: str) -> str:
+    count = word.removeprefix("point")
+    return "tight box" if word == "box" else f"{count} point{'s' if count != '1' else ''}"
+
+
+def _values(row: Mapping[str, float | None], columns: Sequence[str]) -> str:
+    values = (row.get(column) for column in columns)
+    return " | ".join("-" if value is None else f"{value:.3f}" for value in values)
 
 
 def _calibration(accuracy: Mapping[str, Any]) -> str:

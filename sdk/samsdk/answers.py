@@ -1,16 +1,70 @@
-"""What a decoder's graph answers to prompts, and which of its masks are wanted: one rule for runtime and training."""
+"""What a bundle's graphs answer, and which of the decoder's masks are wanted: one rule for runtime and training."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.backends import Backend
+from samsdk.backends.cuda import DeviceArray
 from samsdk.backends.tensorrt import TensorRtBackend
 from samsdk.embedding import Embedding
 from samsdk.errors import BackendError
 from samsdk.prompts import DecoderInputs, decoder_feeds
+
+# In one engine call: more only takes more memory, and compiled engines are built for as many.
+MOST_PROMPTS: Final = 64
+
+
+def alike_prompts(prompts: Sequence[DecoderInputs]) -> Iterator[list[int]]:
+    """Indices of prompts that share an engine call: of one number of tokens, up to 64."""
+    groups: dict[int, list[int]] = {}
+    for index, feeds in enumerate(prompts):
+        groups.setdefault(len(feeds.point_labels), []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), MOST_PROMPTS):
+            yield group[start : start + MOST_PROMPTS]
+
+
+def run_encoder(
+    encoder: Backend, pixels: NDArray[np.float32]
+) -> tuple[dict[str, NDArray[np.float32]], Mapping[str, DeviceArray] | None]:
+    """Run an encoder's graph on the pixels [1, 3, S, S] of one image.
+
+    Returns:
+        Its outputs by name; and the same in a GPU's memory, where the engine leaves them there.
+
+    Raises:
+        BackendError: the engine failed, or its output is not finite.
+    """
+    on_device = None
+    if isinstance(encoder, TensorRtBackend):
+        # The decoder reads them where they are; the copy is for the check, for `save`, and for decoders elsewhere.
+        on_device = encoder.run_on_device({"image": pixels})
+        tensors = {name: array.numpy() for name, array in on_device.items()}
+    else:
+        tensors = encoder.run({"image": pixels})
+    check_finite(tensors)
+    return tensors, on_device
+
+
+def run_prompter(prompter: Backend | None, pixels: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Run the graph that says where points may go on the pixels of one image; None where a bundle has none.
+
+    Returns:
+        Probabilities [S, S].
+
+    Raises:
+        BackendError: the engine failed, or its output is not finite.
+    """
+    if prompter is None:
+        return None
+    outputs = prompter.run({"image": pixels})
+    check_finite(outputs)
+    # An engine's sigmoid may leave 0 to 1 by a rounding.
+    return np.asarray(outputs["point_probabilities"][0, 0].clip(0, 1), dtype=np.float32)
 
 
 def run_decoder(

@@ -100,7 +100,7 @@ def read_kept(bundle: Bundle) -> dict[str, dict[str, Any]]:
 
 def _holds_for(bundle: Bundle, plan: Plan) -> dict[str, str]:
     # Which layers stay in float32 is not in the files: the plan counts too.
-    how = json.dumps([asdict(plan.encoder), asdict(plan.decoder)], sort_keys=True)
+    how = json.dumps([asdict(graph) for graph in plan.graphs], sort_keys=True)
     hashes = {file: bundle.manifest.files[file]["sha256"] for file in plan.files}
     return {**hashes, "plan": hashlib.sha256(how.encode()).hexdigest()}
 

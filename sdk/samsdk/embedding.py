@@ -19,6 +19,7 @@ from samsdk.transforms import Frame
 
 _FORMAT = 2
 _TENSOR = "tensor_"
+_PROBABILITIES = "point_probabilities"
 # RuntimeError is how zipfile says that a damaged header asks for a password or for an unknown compression.
 _UNREADABLE = (
     OSError,
@@ -46,6 +47,8 @@ class Embedding:
         timings: milliseconds of `preprocess` and `encode`.
         on_device: the same tensors in a GPU's memory, where the encoder left them there, for the decoder beside it;
             not saved.
+        point_probabilities: [S, S] float32, read-only: where in the network's input square a bundle that prompts itself
+            would point; None of other bundles.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -54,10 +57,13 @@ class Embedding:
     provider: str
     timings: Mapping[str, float] = field(default_factory=dict)
     on_device: Mapping[str, Any] | None = field(default=None, repr=False)
+    point_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for tensor in self.tensors.values():
             tensor.setflags(write=False)
+        if self.point_probabilities is not None:
+            self.point_probabilities.setflags(write=False)
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
         object.__setattr__(self, "timings", MappingProxyType(dict(self.timings)))
 
@@ -83,6 +89,8 @@ class Embedding:
         }
         # Any, because newer stubs of savez tell the arrays from its own keyword, which numpy 2.1 does not have yet.
         arrays: dict[str, Any] = {f"{_TENSOR}{name}": value for name, value in self.tensors.items()}
+        if self.point_probabilities is not None:
+            arrays[_PROBABILITIES] = self.point_probabilities
         with atomic_write(path) as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
@@ -103,6 +111,7 @@ class Embedding:
                     about = json.loads(str(archive["about"]))
                     names = [name for name in archive.files if name.startswith(_TENSOR)]
                     tensors = {name.removeprefix(_TENSOR): archive[name] for name in names}
+                    probabilities = archive[_PROBABILITIES] if _PROBABILITIES in archive else None
             if about["format"] != _FORMAT:
                 raise BundleError(f"{path} is an embedding of format {about['format']}, this samsdk reads {_FORMAT}")
             original, resized = (
@@ -114,7 +123,8 @@ class Embedding:
                 raise KeyError("image_embeddings")
             # Nothing is preprocessed or encoded now; the keys stay, because `Result.timings` promises them.
             timings = {"preprocess": 0.0, "encode": 0.0}
-            return cls(tensors, frame, str(about["bundle"]), str(about["provider"]), timings)
+            bundle, provider = str(about["bundle"]), str(about["provider"])
+            return cls(tensors, frame, bundle, provider, timings, point_probabilities=probabilities)
         except _UNREADABLE as error:
             raise BundleError(
                 f"{os.fspath(path)} is not an embedding that samsdk saved: {error}; encode the image again"

@@ -1,4 +1,4 @@
-"""From a device to two loaded graphs: which backend runs a bundle's tier, with which plan, and by what right."""
+"""From a device to loaded graphs: which backend runs a bundle's tier, with which plan, and by what right."""
 
 import logging
 import warnings
@@ -29,7 +29,7 @@ PREFERENCE: Final = ("tensorrt", "cuda", "openvino", "cpu")
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's two graphs, loaded, and what they were loaded as."""
+    """A bundle's graphs, loaded, and what they were loaded as; `prompter` is None but where the bundle prompts itself."""
 
     encoder: Backend
     decoder: Backend
@@ -37,6 +37,7 @@ class Engines:
     tier: str
     plan: Plan
     certificate: Mapping[str, Any] | None
+    prompter: Backend | None = None
 
 
 def open_engines(
@@ -86,7 +87,7 @@ def _open(
     certificate = None
     if uncertified != backend:
         certificate = find_certificate(bundle, tier, backend, plan, engine_name(backend))
-    encoder, decoder = (
-        open_graph(bundle.read(graph.file), graph, device, options) for graph in (plan.encoder, plan.decoder)
+    encoder, decoder, *others = (
+        open_graph(bundle.read(graph.file), graph, device, options) for graph in plan.graphs
     )
-    return Engines(encoder, decoder, backend, tier, plan, certificate)
+    return Engines(encoder, decoder, backend, tier, plan, certificate, *others)

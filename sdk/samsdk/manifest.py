@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from samsdk.auto import AutoPrompts
 from samsdk.errors import BundleError
 from samsdk.intensity import INTENSITY_RULES, NORMALISATION_RULES
 from samsdk.prompts import PROMPT_KINDS
@@ -13,9 +14,9 @@ from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, MAS
 from samsdk.zoom import Zoom
 
 FORMAT: Final = 1
-# What a model does: segment what prompts point at, or find all pixels of its classes without any prompt.
-TASKS: Final = ("promptable", "semantic")
-PROMPTABLE, SEMANTIC = TASKS
+# What a model does: segment what prompts point at, find all pixels of its classes without any prompt, or point by itself.
+TASKS: Final = ("promptable", "semantic", "auto")
+PROMPTABLE, SEMANTIC, AUTO = TASKS
 SINGLE_MASKS: Final = ("first", "best")
 # Label maps are of 8 bits, and 0 is the background.
 _MOST_CLASSES: Final = 255
@@ -29,7 +30,7 @@ class Manifest:
     Attributes:
         name: of the model.
         version: of this bundle.
-        task: `promptable` or `semantic`.
+        task: `promptable`, `semantic` or `auto`.
         preprocessing: geometry, intensity, normalisation and the kind of mask prompt.
         embedding: name to shape without the batch axis, for each output of the encoder; `image_embeddings` is
             [C, E, E].
@@ -41,8 +42,10 @@ class Manifest:
         mask_threshold: logits above it are foreground.
         multimask_outputs: number of masks after the single one, for ambiguous prompts.
         zoom: how close a second look at the object should be; None where the model recommends none.
+        auto: how an `auto` bundle prompts itself, None of others.
         classes: number as text to name, for semantic bundles; `0` is the background.
-        flops: floating-point operations of `encoder` (one image) and `decoder` (one prompt of two points).
+        flops: floating-point operations of `encoder` (one image), `decoder` (one prompt of two points) and, of an
+            `auto` bundle, `prompter` (one image).
         files: path within the bundle to {"sha256", "size"}.
         tiers: name to plans, see `samsdk.tiers`.
         parity: the certificate: tier, then backend, then its measurements and `passed`.
@@ -60,6 +63,7 @@ class Manifest:
     mask_threshold: float
     multimask_outputs: int
     zoom: Zoom | None
+    auto: AutoPrompts | None
     classes: dict[str, str]
     flops: dict[str, float]
     licence: dict[str, Any]
@@ -115,6 +119,8 @@ class _Reader:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self._data = data
+        prompts = data.get("prompts")
+        self._prompts: Mapping[str, Any] = prompts if isinstance(prompts, Mapping) else {}
         self._problems: list[str] = []
 
     def _get(self, path: str, kind: type | tuple[type, ...], allowed: tuple[str, ...] = ()) -> Any:
@@ -135,15 +141,9 @@ class _Reader:
             return None
         return value
 
-    def _side(self, path: str) -> int:
-        value = self._get(path, int)
-        if value is not None and not 0 < value <= 8192:
-            self._problems.append(f"{path} must be between 1 and 8192, got {value}")
-        return int(value or 1)
-
     def _preprocessing(self) -> Preprocessing:
         return Preprocessing(
-            input_size=self._side("geometry.input_size"),
+            input_size=self._count("geometry.input_size", 1),
             rule=self._get("geometry.rule", str, GEOMETRY_RULES),
             interpolation=self._get("geometry.interpolation", str, INTERPOLATIONS),
             box_rounding=self._get("geometry.box_rounding", str, BOX_ROUNDINGS),
@@ -162,7 +162,7 @@ class _Reader:
         return files
 
     def _tiers(self, files: Mapping[str, Any]) -> dict[str, tuple[Plan, ...]]:
-        reader = TierReader(files)
+        reader = TierReader(files, auto=self._data.get("task") == AUTO)
         tiers = reader.tiers(self._get("tiers", dict) or {})
         self._problems += reader.problems
         return tiers
@@ -201,8 +201,7 @@ class _Reader:
         return float(value or 0)
 
     def _zoom(self) -> Zoom | None:
-        prompts = self._data.get("prompts")
-        if not isinstance(prompts, Mapping) or prompts.get("zoom") is None:
+        if self._prompts.get("zoom") is None:
             return None
         try:
             return Zoom(self._get("prompts.zoom.context", (int, float)), self._get("prompts.zoom.smallest", int))
@@ -210,17 +209,25 @@ class _Reader:
             self._problems.append(f"prompts.zoom is not valid: {error}")
             return None
 
+    def _auto(self) -> AutoPrompts | None:
+        if self._data.get("task") != AUTO:
+            return None
+        try:
+            return AutoPrompts.of(self._prompts)
+        except ValueError as error:
+            self._problems.append(str(error))
+            return None
+
     def _single_mask(self) -> str:
-        prompts = self._data.get("prompts")
-        if not isinstance(prompts, Mapping) or "single" not in prompts:
+        if "single" not in self._prompts:
             return SINGLE_MASKS[0]
         return self._get("prompts.single", str, SINGLE_MASKS) or SINGLE_MASKS[0]
 
-    def _count(self, path: str) -> int:
+    def _count(self, path: str, least: int = 0) -> int:
         value = self._get(path, int)
-        if value is not None and not 0 <= value <= 8192:
-            self._problems.append(f"{path} must be between 0 and 8192, got {value}")
-        return int(value or 0)
+        if value is not None and not least <= value <= 8192:
+            self._problems.append(f"{path} must be between {least} and 8192, got {value}")
+        return int(value or least)
 
     def _flops(self) -> dict[str, float]:
         counts: dict[str, float] = (self._get("flops", dict) if "flops" in self._data else None) or {}
@@ -261,10 +268,11 @@ class _Reader:
             prompt_kinds=self._kinds("prompts.kinds"),
             trained_kinds=self._kinds("prompts.trained"),
             single_mask=self._single_mask(),
-            mask_side=self._side("outputs.mask_side"),
+            mask_side=self._count("outputs.mask_side", 1),
             mask_threshold=self._threshold(),
             multimask_outputs=self._count("outputs.multimask_outputs"),
             zoom=self._zoom(),
+            auto=self._auto(),
             classes=self._classes(),
             flops=self._flops(),
             licence=self._get("licence", dict) or {},

@@ -6,8 +6,7 @@ are not published; they are settings here.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import cv2
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.prompts import BACKGROUND, FOREGROUND
+from samsdk.settings import check_fields, kind_problems
 from samsdk.transforms import Frame
 
 STRATEGIES: Final = ("centroid", "probability")
@@ -55,13 +55,7 @@ class PointSelection:
     margin: float = 5.0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{field.name} must be {_KINDS[field.type][1]}, got {getattr(self, field.name)!r}"
-            for field in fields(self)
-            if not _is_a(getattr(self, field.name), field.type)
-        ]
-        if not problems:
-            problems = [text for holds, text in self._rules() if not holds]
+        problems = kind_problems(self) or [text for holds, text in self._rules() if not holds]
         if problems:
             raise ValueError("the point selection is not valid: " + "; ".join(problems))
 
@@ -92,26 +86,7 @@ class PointSelection:
         Raises:
             ValueError: a field is missing or unknown, or a value is not valid.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"a point selection must be an object, got {type(values).__name__}")
-        names = {field.name for field in fields(cls)}
-        missing, unknown = sorted(names - set(values)), sorted(set(values) - names, key=str)
-        if missing or unknown:
-            raise ValueError(f"the point selection is not valid: missing fields {missing}, unknown fields {unknown}")
-        return cls(**values)
-
-
-_KINDS: Final[Mapping[Any, tuple[tuple[type, ...], str]]] = {
-    str: ((str,), "a word"),
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a finite number"),
-}
-
-
-def _is_a(value: object, kind: Any) -> bool:
-    # bool is an int in Python, and never what a setting means by a number.
-    fits = isinstance(value, _KINDS[kind][0]) and not isinstance(value, bool)
-    return fits and (kind is str or math.isfinite(value))  # type: ignore[arg-type]
+        return cls(**check_fields(cls, values, "point selection"))
 
 
 def select_points(

@@ -2,17 +2,17 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samsdk.answers import check_finite, run_decoder, wanted_masks
-from samsdk.backends.cuda import DeviceArray
+from samsdk.answers import alike_prompts, run_decoder, run_encoder, run_prompter, wanted_masks
+from samsdk.auto import answer_alone, empty_result, prompts_itself
 from samsdk.backends.onnxruntime import Providers
 from samsdk.backends.options import BackendOptions
-from samsdk.backends.tensorrt import TensorRtBackend
 from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
 from samsdk.engines import Engines, open_engines
@@ -29,14 +29,13 @@ from samsdk.transforms import Frame, Window
 from samsdk.zoom import Zoom, segment_zoomed
 
 DEFAULT_TIER: Final = "exact"
-# In one engine call: more only takes more memory, and compiled engines are built for as many.
-MOST_PROMPTS: Final = 64
 
 
 class Predictor(SamPredictor):
     """A bundle that is ready to run.
 
-    A semantic bundle takes no prompt; it answers with a `SemanticResult` where others answer with a `Result`.
+    A semantic bundle takes no prompt; it answers with a `SemanticResult` where others answer with a `Result`. One that
+    prompts itself needs none, and answers with an `AutoResult`; to points that it is given it adds its own.
 
     `encode`, `decode`, `decode_batch` and `segment` may be called from several threads at once. `set_image`, `predict`
     and `reset_image` are a drop-in for `segment_anything.SamPredictor` and, like it, hold one image: use one predictor
@@ -69,6 +68,7 @@ class Predictor(SamPredictor):
         self.tier = tier or DEFAULT_TIER
         self._engines = open_engines(bundle, device, self.tier, options, uncertified)
         self._encoder, self._decoder = self._engines.encoder, self._engines.decoder
+        self._prompter = self._engines.prompter
         self._identity = bundle.identity
         self.mask_threshold = self.manifest.mask_threshold
         self._recent = RecentEmbeddings()
@@ -111,20 +111,12 @@ class Predictor(SamPredictor):
         start = time.perf_counter()
         pixels, frame = self.manifest.preprocessing.apply_image(as_array(image), window)
         prepared = time.perf_counter()
-        tensors, on_device = self._run_encoder({"image": pixels})
-        check_finite(tensors)
+        tensors, on_device = run_encoder(self._encoder, pixels)
+        probabilities = run_prompter(self._prompter, pixels)
         done = time.perf_counter()
         timings = {"preprocess": (prepared - start) * 1e3, "encode": (done - prepared) * 1e3}
-        return Embedding(tensors, frame, self._identity, self._encoder.provider, timings, on_device)
-
-    def _run_encoder(
-        self, feeds: Mapping[str, NDArray[np.float32]]
-    ) -> tuple[dict[str, NDArray[np.float32]], Mapping[str, DeviceArray] | None]:
-        if not isinstance(self._encoder, TensorRtBackend):
-            return self._encoder.run(feeds), None
-        # The decoder reads them where they are; the copy is for the check, for `save`, and for decoders elsewhere.
-        on_device = self._encoder.run_on_device(feeds)
-        return {name: array.numpy() for name, array in on_device.items()}, on_device
+        provider = self._encoder.provider
+        return Embedding(tensors, frame, self._identity, provider, timings, on_device, probabilities)
 
     def decode(
         self,
@@ -140,7 +132,8 @@ class Predictor(SamPredictor):
 
         Args:
             embedding: what `encode` returned.
-            points: [K, 2], (x, y) in pixels of the image as given.
+            points: [K, 2], (x, y) in pixels of the image as given. A bundle that prompts itself adds its own after them,
+                unless there is a box or a mask, which say that one object is meant.
             labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
             box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
             mask: a former result of the same image, [H, W] bool or integers, or low-res logits of the same window.
@@ -177,13 +170,17 @@ class Predictor(SamPredictor):
             for prompt in prompts:
                 check_kinds(prompt, self.manifest.prompt_kinds)
             return [self._name_pixels(embedding) for _ in prompts]
+        answer = partial(self._answer, embedding, multimask)
+        if self.manifest.auto is None:
+            return answer(prompts)
+        masks = self.manifest.multimask_outputs if multimask else 1
+        nothing = partial(empty_result, embedding, self.manifest.classes, masks, self.manifest.mask_side)
+        return [*answer_alone(self.manifest.auto, embedding, prompts, answer, nothing)]
+
+    def _answer(self, embedding: Embedding, multimask: bool, prompts: Sequence[Prompt]) -> list[Result]:
         inputs = [self._encode_prompt(prompt, embedding.frame) for prompt in prompts]
-        groups: dict[int, list[int]] = {}
-        for index, feeds in enumerate(inputs):
-            groups.setdefault(len(feeds.point_labels), []).append(index)
         results: dict[int, Result] = {}
-        shared = groups.values()
-        for members in (group[at : at + MOST_PROMPTS] for group in shared for at in range(0, len(group), MOST_PROMPTS)):
+        for members in alike_prompts(inputs):
             answers = self._answer_group(embedding, [inputs[index] for index in members], multimask)
             results.update(zip(members, answers, strict=True))
         return [results[index] for index in range(len(prompts))]
@@ -193,7 +190,7 @@ class Predictor(SamPredictor):
 
         Args:
             embedding: what `encode` returned.
-            prompt: an empty one for a semantic bundle.
+            prompt: an empty one for a semantic bundle. To this one no bundle adds points of its own.
 
         Returns:
             Logits [1 + M, 4E, 4E] and predicted IoU [1 + M]: the single mask, then those for ambiguous prompts. Of a
@@ -270,11 +267,12 @@ class Predictor(SamPredictor):
             ImageError, PromptError, BundleError, BackendError: as `encode` and `decode`.
         """
         prompt = Prompt(points, labels, box, mask)
-        check_kinds(prompt, self.manifest.prompt_kinds)
-        if zoom and self.manifest.task == SEMANTIC:
-            raise PromptError("a semantic bundle has no prompt to look closer at; leave zoom out")
+        check_kinds(prompt, self.manifest.prompt_kinds, needed=self.manifest.auto is None)
+        whole = self.manifest.task == SEMANTIC or (self.manifest.auto is not None and prompts_itself(prompt))
+        if zoom and whole:
+            raise PromptError("the answer is of the whole image, there is no object to look closer at; leave zoom out")
         view = ImageView(image, self.encode, self._recent)
-        closeness = self.zoom(zoom)
+        closeness = None if whole else self.zoom(zoom)
 
         def answer(embedding: Embedding, prompt: Prompt) -> Result:
             return self.decode_batch(embedding, [prompt], multimask=multimask)[0]

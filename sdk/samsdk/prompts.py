@@ -69,8 +69,13 @@ class DecoderInputs:
     has_mask_input: float
 
 
-def check_kinds(prompt: Prompt, kinds: Sequence[str]) -> None:
+def check_kinds(prompt: Prompt, kinds: Sequence[str], *, needed: bool = True) -> None:
     """Check that a prompt is of the kinds that a bundle takes; none at all where it takes none.
+
+    Args:
+        prompt: what the user gave.
+        kinds: the prompt kinds that the bundle has.
+        needed: whether something has to be given; not to a bundle that prompts itself.
 
     Raises:
         PromptError: nothing was given where something is needed, or a kind that the bundle lacks.
@@ -82,7 +87,7 @@ def check_kinds(prompt: Prompt, kinds: Sequence[str]) -> None:
                 f"this bundle takes no prompt, got {' and '.join(given)}: it finds the objects of its classes by itself"
             )
         return
-    if not prompt.kinds:
+    if not prompt.kinds and (given or needed):
         detail = "labels without points" if given else "no prompt at all"
         raise PromptError(f"got {detail}; expected at least one of: {', '.join(kinds)}")
     lacking = [kind for kind in given if kind not in kinds]
@@ -110,7 +115,7 @@ def encode_prompt(
             kind the bundle lacks.
     """
     check_kinds(prompt, kinds)
-    points, labels = _check_points(prompt, frame)
+    points, labels = check_points(prompt, frame)
     coords = [preprocessing.apply_coords(points, frame)]
     tokens = [labels]
     if prompt.box is not None:
@@ -149,7 +154,12 @@ def _numbers(value: ArrayLike, what: str) -> NDArray[np.float64]:
     return array
 
 
-def _check_points(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def check_points(prompt: Prompt, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The points of a prompt [K, 2] and their labels [K]; none where it has none.
+
+    Raises:
+        PromptError: they are malformed, or lie outside the image or the frame's window.
+    """
     if prompt.points is None:
         if prompt.labels is not None:
             raise PromptError("got labels without points; give as many points as labels")

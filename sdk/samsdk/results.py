@@ -17,6 +17,7 @@ from samsdk.intensity import to_uint8
 from samsdk.io.atomic import atomic_write
 from samsdk.io.images import as_array, write_png
 from samsdk.masks import Region, encode_rle, polygons
+from samsdk.splitting import Splitting, number_objects
 from samsdk.transforms import Frame
 
 SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
@@ -93,6 +94,17 @@ class Result:
     def rle(self) -> dict[str, list[int] | str]:
         """The best mask in COCO's compressed run-length encoding."""
         return encode_rle(self.mask)
+
+    def instances(self, splitting: Splitting) -> NDArray[np.int32]:
+        """The best mask split into its objects.
+
+        Args:
+            splitting: how.
+
+        Returns:
+            [H, W] int32, 0 for background, objects numbered from 1 on without gaps.
+        """
+        return number_objects(self.region, splitting)
 
     def overlay(self, image: object, *, opacity: float = 0.45) -> NDArray[np.uint8]:
         """Draw the best mask and its outline on the image.

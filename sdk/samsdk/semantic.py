@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samsdk.masks import Region, encode_rle, polygons, upsample_labels
 from samsdk.results import OVERLAY_COLOUR, Colour, Result
+from samsdk.splitting import Splitting, number_objects
 from samsdk.transforms import Frame
 
 # Okabe and Ito's colours, told apart by any colour vision, the single mask's first.
@@ -65,6 +66,10 @@ class SemanticResult(Result):
     def rle(self, label: int | str | None = None) -> dict[str, list[int] | str]:
         """The mask of a class in COCO's compressed run-length encoding; arguments and errors as `polygons`."""
         return encode_rle(self._region_of(label).full())
+
+    def instances(self, splitting: Splitting, label: int | str | None = None) -> NDArray[np.int32]:
+        """The mask of a class split into its objects, see `Result.instances`; `label` and errors as `polygons`."""
+        return number_objects(self._region_of(label), splitting)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it; `classes` has what there is to say of each class."""

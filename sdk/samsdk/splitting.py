@@ -7,15 +7,77 @@ over the image.
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from samsdk.masks import Region
+from samsdk.settings import check_fields, kind_problems
+
 _FREE: Final = 0
 _OUTSIDE: Final = -1
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How a mask is split into objects; see `split_instances`.
+
+    Attributes:
+        smallest: objects of fewer pixels of the image are dropped.
+        depth: how much narrower, in pixels of radius, a neck must be than the smaller of the two parts that it joins.
+
+    Raises:
+        ValueError: with all that is wrong.
+    """
+
+    smallest: int = 10
+    depth: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems = kind_problems(self)
+        if not problems:
+            rules = [
+                (self.smallest >= 0, f"smallest must be at least 0, got {self.smallest}"),
+                (self.depth > 0, f"depth must be above 0, got {self.depth}"),
+            ]
+            problems = [text for holds, text in rules if not holds]
+        if problems:
+            raise ValueError("the splitting is not valid: " + "; ".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: object) -> "Splitting":
+        """The splitting from what `to_dict` returned, possibly after a way through JSON.
+
+        Raises:
+            ValueError: a field is missing or unknown, or a value is not valid.
+        """
+        return cls(**check_fields(cls, values, "splitting"))
+
+
+def number_objects(region: Region, splitting: Splitting) -> NDArray[np.int32]:
+    """Split a mask of an image into its objects.
+
+    Args:
+        region: the mask.
+        splitting: how.
+
+    Returns:
+        [H, W] int32 of the whole image: what `split_instances` returns.
+    """
+    numbers = np.zeros(region.size, dtype=np.int32)
+    height, width = region.inside.shape
+    # There is nothing outside the region's box, and the box is in the order of the image: the numbers are the same.
+    inside = split_instances(region.inside, smallest=splitting.smallest, depth=splitting.depth)
+    numbers[region.top : region.top + height, region.left : region.left + width] = inside
+    return numbers
 
 
 def split_instances(mask: NDArray[np.bool_], *, smallest: int = 10, depth: float = 1.0) -> NDArray[np.int32]:

@@ -36,17 +36,24 @@ class Plan:
         decoder: the decoder's graph.
         engines: some of `ENGINES`; those that can run these files.
         targets: GPU generations (`sm86`) that the files were built for; empty where they run on any.
+        prompter: the graph that says where points may go, of a bundle that prompts itself; else None.
     """
 
     encoder: Graph
     decoder: Graph
     engines: tuple[str, ...]
     targets: tuple[str, ...] = ()
+    prompter: Graph | None = None
 
     @property
-    def files(self) -> tuple[str, str]:
-        """Encoder's and decoder's file."""
-        return self.encoder.file, self.decoder.file
+    def graphs(self) -> tuple[Graph, ...]:
+        """Encoder, decoder and, where there is one, prompter."""
+        return (self.encoder, self.decoder, *(() if self.prompter is None else (self.prompter,)))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graphs' files, in their order."""
+        return tuple(graph.file for graph in self.graphs)
 
     @property
     def precision(self) -> str:
@@ -64,10 +71,12 @@ class TierReader:
 
     Args:
         files: what the manifest's `files` lists.
+        auto: whether the bundle prompts itself, for which each plan needs a prompter.
     """
 
-    def __init__(self, files: Mapping[str, Any]) -> None:
+    def __init__(self, files: Mapping[str, Any], auto: bool = False) -> None:
         self._files = files
+        self._auto = auto
         self.problems: list[str] = []
 
     def tiers(self, data: Mapping[str, Any]) -> dict[str, tuple[Plan, ...]]:
@@ -87,10 +96,11 @@ class TierReader:
                 self.problems.append(f"{place} must be an object, got {plan!r}")
                 continue
             encoder, decoder = (self._graph(f"{place}.{part}", plan.get(part)) for part in ("encoder", "decoder"))
+            prompter = self._graph(f"{place}.prompter", plan.get("prompter")) if self._auto else None
             engines = self._words(f"{place}.engines", plan.get("engines"), ENGINES)
             targets = self._words(f"{place}.targets", plan.get("targets", []))
             if encoder and decoder and engines:
-                yield Plan(encoder, decoder, engines, targets)
+                yield Plan(encoder, decoder, engines, targets, prompter)
             elif plan.get("engines") == []:
                 self.problems.append(f"{place}.engines names none, expected some of: {', '.join(ENGINES)}")
 

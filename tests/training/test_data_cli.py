@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from samsdk import cli
-from samsdk_training.cli import add_evaluate, add_train
+from samsdk_training.cli import add_train
 from samsdk_training.data import read_set
 from samsdk_training.data_cli import add_data
-from samsdk_training.evaluation import evaluate_images, summarise
+from samsdk_training.evaluate_cli import add_evaluate
+from samsdk_training.evaluation import evaluate_images, intervals, summarise
 from samsdk_training.models import SamConfig, StudentEncoderConfig
 from samsdk_training.models.sam_config import DecoderConfig
 
@@ -134,13 +135,13 @@ def test_evaluate_reads_every_layout(
 ) -> None:
     for folder in (pictures, volumes, arrays):
         assert run(capsys, "data", "split", folder, "--held-back", 0.25)[0] == 0
-    how = ("--device", "cpu", "--clicks", "1")
+    how = ("--device", "cpu", "--prompts", "box,point1")
     code, data = run(capsys, "evaluate", exported_bundle, "--data", pictures.parent, *how)
     assert code == 0
     counts = {name: (row["images"], row["objects"]) for name, row in data["sets"].items()}
     assert counts == {"arrays": (1, 1), "pictures": (3, 3), "volumes": (3, 3)}
-    expected = summarise(list(evaluate_images(predictor, read_set(volumes, "val.txt"), clicks=(1,))))
-    assert data["sets"]["volumes"] == expected
+    scores = list(evaluate_images(predictor, read_set(volumes, "val.txt"), prompts=("box", "point1")))
+    assert data["sets"]["volumes"] == {**summarise(scores), "intervals": intervals([scores])}
     # A set without any list: all of its images.
     for name in ("train.txt", "val.txt"):
         (arrays / name).unlink()

@@ -1,41 +1,17 @@
-"""`samsdk evaluate`, `train`, `slim`, `merge` and `models import`, added to the program by entry points.
+"""`samsdk train`, `slim`, `merge` and `models import`, added to the program by entry points.
 
-`evaluate` needs the runtime alone, so that devices can be measured; the others import torch when they run.
+They import torch when they run: others stay fast.
 """
 
 import argparse
 import json
-import sys
-from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import samsdk
 from samsdk.cli import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
-from samsdk_training.data import LISTS, DataError, part_of_list, read_set
-from samsdk_training.evaluation import evaluate_images, summarise
-from samsdk_training.set_folder import SetFolder
-
-
-def add_evaluate(commands: Any) -> None:
-    """Add the command `evaluate`."""
-    text = "measure a bundle on labelled images, with simulated users"
-    parser = add_command(commands, "evaluate", _run_evaluate, text)
-    parser.add_argument("model", help="bundle or name")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="a set (images/, masks/, a list), or a folder of sets"
-    )
-    parser.add_argument("--list", default="val.txt", choices=LISTS, help="the list of ids in each set (val.txt)")
-    parser.add_argument(
-        "--share", type=_share, default=(0.0, 1.0), metavar="FROM,TO", help="only this part of each list (0,1)"
-    )
-    parser.add_argument("--zoom", action=argparse.BooleanOptionalAction, help="as in samsdk segment")
-    parser.add_argument("--clicks", type=_clicks, default=(1, 3), metavar="N,N", help="clicks to score after (1,3)")
-    parser.add_argument("--images", type=int, metavar="N", help="only the first N of each list")
-    parser.add_argument("--objects", type=int, default=8, metavar="N", help="at most N objects an image (8)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, openvino or tensorrt")
+from samsdk_training.evaluate_cli import add_evaluate as add_evaluate  # TRANSITION
+from samsdk_training.set_arguments import find_sets as _find_sets
 
 
 def add_train(commands: Any) -> None:
@@ -208,57 +184,3 @@ def _run_merge(args: argparse.Namespace) -> Report:
         *(f"stays in the graph: {name}" for name in report.retained),
     ]
     return Report(data, "\n".join(lines))
-
-
-def _clicks(text: str) -> tuple[int, ...]:
-    if not all(part.isdecimal() and int(part) > 0 for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"expected whole numbers from 1 on, as 1,3; got {text!r}")
-    return tuple(int(part) for part in text.split(","))
-
-
-def _share(text: str) -> tuple[float, float]:
-    try:
-        first, last = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected FROM,TO as 0.667,1; got {text!r}") from None
-    return first, last
-
-
-def _run_evaluate(args: argparse.Namespace) -> Report:
-    folders = _find_sets(args.data, args.list)
-    predictor = samsdk.load(args.model, device=args.device)
-    zoom = predictor.zoom(args.zoom)
-    sets: dict[str, Any] = {}
-    for folder in folders:
-        sys.stderr.write(f"evaluating {folder.name}\n")
-        part = part_of_list(folder, args.list, args.share)
-        images = islice(read_set(folder, args.list, part), args.images)
-        scores = list(evaluate_images(predictor, images, clicks=args.clicks, max_objects=args.objects, zoom=zoom))
-        if scores:
-            sets[folder.name] = summarise(scores)
-    if not sets:
-        raise DataError(f"no object of at least 30 pixels in {args.data}")
-    prompts = list(next(iter(sets.values()))["dice"])
-    mean = {prompt: sum(row["dice"][prompt] for row in sets.values()) / len(sets) for prompt in prompts}
-    data = {"bundle": predictor.bundle.identity, "zoom": zoom and asdict(zoom), "sets": sets, "mean_dice": mean}
-    return Report(data, _table(sets, mean))
-
-
-def _find_sets(data: Path, list_name: str) -> list[Path]:
-    if SetFolder(data).has_ids(list_name):
-        return [data]
-    folders = [SetFolder(path) for path in sorted(data.iterdir()) if path.is_dir()] if data.is_dir() else []
-    found = [one.path for one in folders if one.has_ids(list_name) and one.ids(list_name)]
-    if not found:
-        raise WrongCallError(f"{data} is no set and holds none: found no {list_name} with ids in it")
-    return found
-
-
-def _table(sets: dict[str, Any], mean: dict[str, float]) -> str:
-    width = max(len(name) for name in (*sets, "mean over sets"))
-    rows = [("Dice", "objects", list(mean))]
-    rows += [(name, str(row["objects"]), [f"{row['dice'][one]:.3f}" for one in mean]) for name, row in sets.items()]
-    rows.append(("mean over sets", "", [f"{value:.3f}" for value in mean.values()]))
-    return "\n".join(
-        f"{name:<{width}}  {count:>7}  " + "  ".join(f"{value:>5}" for value in values) for name, count, values in rows
-    )

@@ -37,6 +37,7 @@ class LabelledImage:
         patient: whose image it is; None where nothing says so.
         spacing: mm per pixel (down, across); None where the files do not say.
         volume: the id of the volume that it is a slice of; None for an image.
+        depth: mm from its plane to the next of the volume; None for an image, and where the files do not say.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LabelledImage:
     patient: str | None = None
     spacing: tuple[float, float] | None = None
     volume: str | None = None
+    depth: float | None = None
 
     def objects(self, *, smallest: int = 1, split_components: bool = True) -> list[NDArray[np.bool_]]:
         """The image's objects, in the order of their numbers.
@@ -175,4 +177,5 @@ def labelled_images(
             patient,
             stored.spacing,
             entry.name,
+            stored.depth,
         )

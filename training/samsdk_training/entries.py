@@ -13,7 +13,7 @@ from samsdk.errors import ImageError
 from samsdk.io.images import read_image
 from samsdk.io.nifti import Volume, read_volume
 from samsdk_training.set_folder import DataError, Entry, SetSettings, is_volume
-from samsdk_training.volumes import plane_spacing, upright
+from samsdk_training.volumes import AXES, plane_spacing, upright
 
 # MedSAM's preprocessing writes the first pair, SAMed's the second.
 _NPZ_KEYS: Final = (("imgs", "gts"), ("image", "label"))
@@ -34,6 +34,7 @@ class Stored:
         dtype: of the image as it is stored.
         oriented: False for a volume whose file does not say how the patient lies.
         apart: how far the mask of a volume lies from its image, in voxels.
+        depth: mm from plane to plane of a volume; None where the files do not say.
     """
 
     values: NDArray[Any]
@@ -43,6 +44,7 @@ class Stored:
     dtype: str
     oriented: bool = True
     apart: float = 0.0
+    depth: float | None = None
 
 
 class Fault(NamedTuple):
@@ -142,6 +144,7 @@ def _read_nifti(entry: Entry, axis: str) -> Stored:
         image.dtype,
         image.oriented,
         _apart(image, mask) if image.values.shape == mask.values.shape else 0.0,
+        image.spacing[AXES.index(axis)],
     )
 
 
@@ -185,9 +188,11 @@ def _npz_stored(path: Path, values: NDArray[Any], labels: NDArray[Any], spacing:
     planes = tuple(f"{index:03d}" for index in range(len(values))) if labels.ndim == 3 else None
     # SimpleITK's order, as MedSAM writes it: x, y, z.
     pixel: tuple[float, float] | None = None
+    depth: float | None = None
     if spacing is not None and spacing.dtype.kind in "uif" and spacing.size >= 2:
         pixel = (float(spacing.flat[1]), float(spacing.flat[0]))
-    return Stored(values, labels, planes, pixel, str(values.dtype))
+        depth = float(spacing.flat[2]) if planes and spacing.size >= 3 else None
+    return Stored(values, labels, planes, pixel, str(values.dtype), depth=depth)
 
 
 def _finite(values: NDArray[Any]) -> bool:

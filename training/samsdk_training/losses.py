@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# SAM-Med2D's guard against masks without a pixel.
+_TINY = 1e-7
 
-def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+
+def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0, *, squared: bool = True) -> Tensor:
     """Soft Dice loss of each mask, `1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s)`.
 
     Squared denominators after Milletari et al., V-Net, 2016, as LiteMedSAM and SAMed train with.
@@ -14,12 +17,15 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
         logits: [..., H, W].
         target: [..., H, W] in [0, 1].
         smooth: s; keeps the loss of tiny objects finite and smooth.
+        squared: False takes `sum(p) + sum(t)` in the denominator, as SAM-Med2D trains with.
 
     Returns:
         [...], each in [0, 1].
     """
     probability = logits.sigmoid()
     overlap = 2 * (probability * target).sum((-2, -1)) + smooth
+    if not squared:
+        return 1 - overlap / (probability.sum((-2, -1)) + target.sum((-2, -1)) + smooth)
     return 1 - overlap / (probability.square().sum((-2, -1)) + target.square().sum((-2, -1)) + smooth)
 
 
@@ -60,3 +66,19 @@ def binary_iou(logits: Tensor, target: Tensor) -> Tensor:
         mine, theirs = logits > 0, target > 0.5
         union = (mine | theirs).sum((-2, -1))
         return torch.where(union > 0, (mine & theirs).sum((-2, -1)) / union.clamp(min=1), torch.ones_like(union))
+
+
+def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """IoU of each mask as probabilities, `sum(p t) / (sum(p) + sum(t) - sum(p t))`, with gradient.
+
+    Args:
+        logits: [..., H, W].
+        target: [..., H, W] in [0, 1].
+
+    Returns:
+        [...] in [0, 1]; 1 where both are empty.
+    """
+    probability = logits.sigmoid()
+    common = (probability * target).sum((-2, -1))
+    union = probability.sum((-2, -1)) + target.sum((-2, -1)) - common
+    return (common + _TINY) / (union + _TINY)

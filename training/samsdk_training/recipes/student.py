@@ -4,37 +4,28 @@ Trained from scratch on masks: simulated users give boxes and points, and correc
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samsdk.intensity import to_uint8
-from samsdk.io.images import write_png
-from samsdk.prompts import Prompt
 from samsdk.transforms import Preprocessing
 from samsdk.zoom import Zoom
 from samsdk_training.augment import Augmentation
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, state_problems
-from samsdk_training.data import LabelledImage, read_set
-from samsdk_training.evaluation import answering, evaluate_images, summarise
 from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.loop import LoopConfig, fit
 from samsdk_training.models.sam import Sam, build_sam
 from samsdk_training.models.sam_config import SamConfig, student_config
+from samsdk_training.recipes.validation import SHEET, prompted_validation
 from samsdk_training.samples import SampleSet, SampleSource
-from samsdk_training.sheets import contact_sheet
-from samsdk_training.simulate import centre_point
 from samsdk_training.torch_predictor import TorchPredictor
 
 logger = logging.getLogger(__name__)
 Batch = tuple[Tensor, Tensor]
-SHEET = "overlays.png"
 
 
 @dataclass(frozen=True)
@@ -123,6 +114,13 @@ def train_student(
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return interactive_loss(_sam(model), *batch, generator, recipe.interaction)
 
+    validate = prompted_validation(
+        validation,
+        lambda trained: TorchPredictor(trained, recipe.preprocessing),
+        images=recipe.validation_images,
+        sheet=run / SHEET,
+        zoom=recipe.zoom,
+    )
     lineage = {**recipe.to_dict(), "sets": list(source.summary()), **origin}
 
     def save_best(model: nn.Module, folder: Path) -> None:
@@ -132,7 +130,7 @@ def train_student(
         model,
         batch_of=batch_of,
         loss_of=loss_of,
-        validate=_validation(recipe, validation, run / SHEET),
+        validate=lambda trained: validate(_sam(trained)),
         run=run,
         config=recipe.loop,
         save_best=save_best,
@@ -159,39 +157,6 @@ def _sam(model: nn.Module) -> Sam:
     if not isinstance(model, Sam):
         raise TypeError(f"expected a Sam, got {type(model).__name__}")
     return model
-
-
-def _validation(recipe: StudentRecipe, sets: Sequence[Path], sheet: Path) -> Callable[[nn.Module], dict[str, float]]:
-    """Mean Dice over sets after a box, one click and three; `dice` is the mean of the three.
-
-    Each time a sheet is drawn: the first image of each set, with the mask after one click on its first object.
-    """
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        predictor = TorchPredictor(_sam(model), recipe.preprocessing)
-        rows, looks = [], []
-        for folder in sets:
-            images = list(read_set(folder, "val.txt", slice(recipe.validation_images)))
-            scores = list(evaluate_images(predictor, images, max_objects=4, zoom=recipe.zoom))
-            if scores:
-                rows.append(summarise(scores)["dice"])
-                looks.append(_look(predictor, next(one for one in images if one.name == scores[0].image), recipe.zoom))
-        if looks:
-            write_png(sheet, contact_sheet([image for image, _ in looks], [mask for _, mask in looks], columns=6))
-        means = {f"dice_{prompt}": float(np.mean([row[prompt] for row in rows])) for prompt in ("box", "1", "3")}
-        return {"dice": float(np.mean(list(means.values()))), **means}
-
-    return validate
-
-
-def _look(
-    predictor: TorchPredictor, labelled: LabelledImage, zoom: Zoom | None
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """An image as 8-bit RGB, and the mask after one click on its first object."""
-    truth = labelled.objects(smallest=30)[0]
-    answer = answering(predictor, labelled, zoom)(Prompt([centre_point(truth)]))
-    pixels = to_uint8(labelled.image, predictor.preprocessing.intensity)
-    return (np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels), answer.mask
 
 
 def _checkpoint(
