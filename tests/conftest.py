@@ -13,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 import samsdk
+from samsdk.point_selection import PointSelection
+from samsdk.splitting import Splitting
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.models.auto_prompt import AutoPromptConfig
 from samsdk_training.models.sam import build_sam
 from samsdk_training.models.sam_config import DecoderConfig, SamConfig
 from samsdk_training.models.student import StudentEncoderConfig
@@ -113,6 +116,39 @@ def semantic_checkpoint(student_checkpoint: Checkpoint) -> Checkpoint:
 def semantic_bundle(semantic_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the semantic model, made by the real exporter. Do not change it."""
     return write_bundle(semantic_checkpoint, tmp_path_factory.mktemp("bundles") / "organs", name="organs")
+
+
+@pytest.fixture(scope="session")
+def auto_checkpoint(tiny_checkpoint: Checkpoint) -> Checkpoint:
+    """A tiny model that prompts itself: bright parts of an image are foreground, so that it points at real things."""
+    config = replace(tiny_config(), auto_prompt=AutoPromptConfig(64, base_channels=4, depth=2))
+    torch.manual_seed(11)
+    model = build_sam(config)
+    model.load_state_dict(tiny_checkpoint.state, strict=False)
+    generator = model.auto_prompt_generator
+    assert generator is not None
+    optimiser = torch.optim.Adam(generator.parameters(), 0.02)
+    for _ in range(80):
+        # Blobs of any brightness: `minmax` puts an image's values into 0 to 1.
+        noise = torch.nn.functional.interpolate(torch.rand(4, 1, 8, 8), size=64, mode="bilinear").expand(-1, 3, -1, -1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(generator(noise), (noise[:, :1] > 0.6).float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    selection = PointSelection(positives=6, negatives=4, smallest=4.0, margin=3.0).to_dict()
+    return replace(
+        tiny_checkpoint,
+        model=config.to_dict(),
+        prompts={**tiny_checkpoint.prompts, "selection": selection, "splitting": Splitting(4, 0.5).to_dict()},
+        state=model.eval().state_dict(),
+        task="auto",
+    )
+
+
+@pytest.fixture(scope="session")
+def auto_bundle(auto_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the model that prompts itself, made by the real exporter. Do not change it."""
+    return write_bundle(auto_checkpoint, tmp_path_factory.mktemp("bundles") / "nuclei", name="nuclei")
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,18 @@ from typing import Any
 from samsdk.bundle import GOLDEN, MANIFEST
 from samsdk.errors import OutputError
 from samsdk.golden import write_golden
+from samsdk.golden_points import GOLDEN_POINTS, write_golden_points
 from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
-from samsdk.manifest import FORMAT, SEMANTIC
-from samsdk_export.calibration import CalibrationSets, Reference
+from samsdk.manifest import AUTO, FORMAT, SEMANTIC
+from samsdk_export.calibration import CalibrationSets, Reference, what_counts
 from samsdk_export.flops import count_flops
-from samsdk_export.goldens import golden_answers, golden_images, semantic_answers
+from samsdk_export.goldens import golden_answers, golden_images, golden_points, semantic_answers
 from samsdk_export.graphs import embedding_shapes
 from samsdk_export.manifest_writer import file_entry
 from samsdk_export.model_card import CARD, model_card
 from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder, export_semantic_decoder, rewrites_for
+from samsdk_export.prompter import export_prompter
 from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
@@ -29,6 +31,7 @@ from samsdk_training.torch_predictor import TorchPredictor
 
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+PROMPTER = "prompter.onnx"
 TIER = "exact"
 
 
@@ -58,7 +61,7 @@ def write_bundle(
         The destination.
 
     Raises:
-        ExportError: a graph breaks the contract.
+        ExportError: a graph breaks the contract, or engines were asked for that cannot be built of such a model.
         ParityError: the bundle does not compute what the checkpoint computes.
         CalibrationError, DataError: the calibration sets cannot be used.
         MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX, which is not installed.
@@ -67,7 +70,7 @@ def write_bundle(
     # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
     target = Path(destination).resolve()
     _refuse_other_things(target)
-    request.require()
+    request.require(checkpoint.task)
     about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
     if target.suffix != BUNDLE_SUFFIX:
         with atomic_folder(target) as staging:
@@ -131,7 +134,6 @@ def _fill(
 ) -> None:
     progress("building the model")
     model = checkpoint.build()
-    preprocessing = checkpoint.preprocessing
     flops = count_flops(model, checkpoint.task)
     rewrites = rewrites_for(model, flops["encoder"], checkpoint.task)
     semantic = checkpoint.task == SEMANTIC
@@ -139,9 +141,11 @@ def _fill(
     (staging / ENCODER).write_bytes(export_encoder(model, rewrites))
     progress("exporting the decoder")
     (staging / DECODER).write_bytes((export_semantic_decoder if semantic else export_decoder)(model, rewrites))
+    if checkpoint.task == AUTO and model.auto_prompt_generator is not None:
+        progress("exporting the prompter")
+        (staging / PROMPTER).write_bytes(export_prompter(model.auto_prompt_generator))
     progress("asking the torch model the golden prompts")
-    images, answers = golden_images(), semantic_answers if semantic else golden_answers
-    (staging / GOLDEN).write_bytes(write_golden(images, *answers(model, preprocessing, images)))
+    _write_goldens(staging, checkpoint, model)
     embedding = {name: list(shape) for name, shape in embedding_shapes(model, "ahead" in rewrites).items()}
     manifest = {**_manifest(checkpoint, model), "embedding": embedding, "flops": flops, **about}
     (staging / CARD).write_text(model_card(manifest), encoding="utf-8")
@@ -149,11 +153,24 @@ def _fill(
     add_tiers(staging / MANIFEST, manifest, request, _reference(checkpoint, model, request.calibration), progress)
 
 
+def _write_goldens(staging: Path, checkpoint: Checkpoint, model: Sam) -> None:
+    images, preprocessing, auto = golden_images(), checkpoint.preprocessing, checkpoint.auto
+    if checkpoint.task == SEMANTIC:
+        answers = semantic_answers(model, preprocessing, images)
+    else:
+        points = [] if auto is None else golden_points(model, preprocessing, images, auto.selection)
+        if points:
+            (staging / GOLDEN_POINTS).write_bytes(write_golden_points(points))
+        answers = golden_answers(model, preprocessing, images, points)
+    (staging / GOLDEN).write_bytes(write_golden(images, *answers))
+
+
 def _reference(checkpoint: Checkpoint, model: Sam, sets: CalibrationSets | None) -> Reference | None:
     if sets is None:
         return None
     # With torch, so that no graph of ours is its own judge.
-    return sets.dice(TorchPredictor.of(checkpoint, model), checkpoint.prompts["trained"], checkpoint.classes)
+    asked = what_counts(checkpoint.task, checkpoint.prompts["trained"], checkpoint.classes)
+    return sets.dice(TorchPredictor.of(checkpoint, model), *asked)
 
 
 def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
@@ -187,15 +204,13 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
             },
         },
         "files": {},
-        "tiers": {
-            TIER: [
-                {
-                    "engines": ["onnxruntime", "openvino"],
-                    "encoder": {"file": ENCODER, "precision": "float32"},
-                    "decoder": {"file": DECODER, "precision": "float32"},
-                }
-            ]
-        },
+        "tiers": {TIER: [_plan(checkpoint.task)]},
         "parity": {},
         "accuracy": {},
     }
+
+
+def _plan(task: str) -> dict[str, Any]:
+    graphs = {"encoder": ENCODER, "decoder": DECODER, **({"prompter": PROMPTER} if task == AUTO else {})}
+    parts = {part: {"file": file, "precision": "float32"} for part, file in graphs.items()}
+    return {"engines": ["onnxruntime", "openvino"], **parts}

@@ -9,8 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
+from samsdk.auto import AutoResult
 from samsdk.errors import SamsdkError
+from samsdk.manifest import AUTO
+from samsdk.results import Result
 from samsdk.semantic import SemanticResult
 from samsdk_training.data import LISTS, LabelledImage, read_set
 from samsdk_training.evaluation import BOX, Segmenter, evaluate_images, summarise
@@ -18,6 +22,8 @@ from samsdk_training.evaluation import BOX, Segmenter, evaluate_images, summaris
 # One image tells nothing of a set, and a change of a tenth of a point can be seen only over several objects.
 FEWEST_IMAGES = 2
 PROMPTS = {"box": BOX, "points": "point1"}
+# What a model that prompts itself tells apart: all that is labelled, whatever its number, from the rest.
+_FOREGROUND = MappingProxyType({"0": "background", "1": "foreground"})
 # Dice by set and kind of prompt, or class.
 Reference = Mapping[str, Mapping[str, float]]
 
@@ -72,8 +78,8 @@ class CalibrationSets:
 
         Args:
             predictor: what is measured.
-            kinds: of prompts that it was trained with; none for a semantic model.
-            classes: those of a semantic model, `0` the background; the numbers in the sets' labels.
+            kinds: of prompts that it was trained with; none for a model that is asked without any.
+            classes: those of such a model, `0` the background; the numbers in the sets' labels.
 
         Returns:
             For each set the mean over objects by kind of prompt (`box`, `points`: one), or by class the Dice over all
@@ -98,17 +104,38 @@ class CalibrationSets:
     def _class_dice(self, predictor: Segmenter, folder: Path, classes: Mapping[str, str]) -> dict[str, float]:
         both, sums = np.zeros(len(classes)), np.zeros((2, len(classes)))
         for labelled in self.read(folder):
-            result = predictor.decode(predictor.encode(labelled.image))
-            if not isinstance(result, SemanticResult):
-                raise CalibrationError("expected a semantic model: the answer names no classes")
+            both_labels = _label_maps(labelled, predictor.decode(predictor.encode(labelled.image)))
             for number in range(1, len(classes)):
-                masks = [label == number for label in (labelled.label, result.label_map)]
+                masks = [label == number for label in both_labels]
                 both[number] += np.count_nonzero(masks[0] & masks[1])
                 sums[:, number] += [np.count_nonzero(mask) for mask in masks]
         known = [number for number in range(1, len(classes)) if sums[0, number]]
         if not known:
             raise CalibrationError(f"no pixel of calibration set {folder} is labelled as one of the model's classes")
         return {classes[str(number)]: float(2 * both[number] / sums[:, number].sum()) for number in known}
+
+
+def what_counts(task: str, kinds: Sequence[str], classes: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
+    """What `CalibrationSets.dice` measures of a model: a model that prompts itself is measured without other prompts.
+
+    Args:
+        task: the model's.
+        kinds: of prompts that it was trained with.
+        classes: the model's.
+
+    Returns:
+        The arguments `kinds` and `classes`.
+    """
+    return ((), _FOREGROUND) if task == AUTO else (kinds, classes)
+
+
+def _label_maps(labelled: LabelledImage, result: Result) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Numbers of classes [H, W]: those of the set and those that were found."""
+    if isinstance(result, AutoResult):
+        return labelled.label > 0, result.mask
+    if not isinstance(result, SemanticResult):
+        raise CalibrationError("expected a semantic model: the answer names no classes")
+    return labelled.label, result.label_map
 
 
 def dice_change(measured: Reference, reference: Reference) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ stained section, RGB, square) and a part of `retina` (fundus, RGB, lying), all f
 made smaller.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from samsdk.golden import GoldenCase, golden_prompt
+from samsdk.golden_points import GoldenPoints, thin
+from samsdk.point_selection import PointSelection, select_points
 from samsdk.prompts import PROMPT_KINDS, DecoderInputs, encode_prompt
 from samsdk.transforms import Preprocessing
+from samsdk_export.onnx_export import ExportError
 from samsdk_training.models.sam import Sam
-from samsdk_training.torch_predictor import model_prompt
+from samsdk_training.torch_predictor import model_prompt, point_probabilities
 
 _LONGEST = 320
 
@@ -52,7 +55,10 @@ def _shrink(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def golden_answers(
-    model: Sam, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]
+    model: Sam,
+    preprocessing: Preprocessing,
+    images: list[NDArray[np.uint8]],
+    points: Sequence[GoldenPoints] = (),
 ) -> tuple[list[dict[str, NDArray[np.float32]]], list[GoldenCase]]:
     """Let the torch model answer the golden prompts.
 
@@ -60,15 +66,21 @@ def golden_answers(
         model: in evaluation mode, float32.
         preprocessing: the checkpoint's; the same code prepares the image in the runtime.
         images: what `golden_images` returns.
+        points: what `golden_points` returns, of a model that prompts itself; they are asked about as well.
 
     Returns:
         Each image's embeddings by name, and the cases.
     """
     prepared = [preprocessing.apply_image(image) for image in images]
     cases: list[GoldenCase] = []
+    picked = [
+        (index, {"points": one.points.tolist(), "labels": one.labels.astype(int).tolist()})
+        for index, one in enumerate(points)
+        if len(one.points)
+    ]
     with torch.inference_mode():
         embeddings = [model.encode(torch.from_numpy(square)) for square, _ in prepared]
-        for index, prompt in _PROMPTS:
+        for index, prompt in (*_PROMPTS, *picked):
             unanswered = GoldenCase(index, prompt, np.empty(0, np.float32), np.empty(0, np.float32))
             feeds = encode_prompt(
                 golden_prompt(unanswered, cases),
@@ -80,6 +92,30 @@ def golden_answers(
             logits, scores = torch_answer(model, embeddings[index], feeds)
             cases.append(GoldenCase(index, prompt, logits, scores))
     return [{name: tensor.numpy() for name, tensor in one.items()} for one in embeddings], cases
+
+
+def golden_points(
+    model: Sam, preprocessing: Preprocessing, images: list[NDArray[np.uint8]], selection: PointSelection
+) -> list[GoldenPoints]:
+    """Let a torch model that prompts itself point at the golden images.
+
+    Args:
+        model: in evaluation mode, float32, with a generator.
+        preprocessing: the checkpoint's.
+        images: what `golden_images` returns.
+        selection: the checkpoint's.
+
+    Raises:
+        ExportError: the model has no generator.
+    """
+    found = []
+    for image in images:
+        square, frame = preprocessing.apply_image(image)
+        probabilities = point_probabilities(model, torch.from_numpy(square))
+        if probabilities is None:
+            raise ExportError("the model has no generator, so that it cannot point by itself")
+        found.append(GoldenPoints(thin(probabilities), *select_points(probabilities, frame, selection)))
+    return found
 
 
 def semantic_answers(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from samsdk.manifest import PROMPTABLE, SEMANTIC
+from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC
 
 CARD = "MODEL_CARD.md"
 # A mean Dice below this is called a failure, whatever the prompt.
@@ -66,7 +66,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         version=manifest["version"],
         format=manifest["format"],
         task=manifest["task"],
-        **(_semantic(manifest) if manifest["task"] == SEMANTIC else _promptable(manifest)),
+        **_ABOUT[manifest["task"]](manifest),
         size=manifest["geometry"]["input_size"],
         geometry=manifest["geometry"]["rule"],
         intensity=manifest["intensity"]["rule"],
@@ -102,6 +102,26 @@ def _semantic(manifest: Mapping[str, Any]) -> dict[str, str]:
         "limits": "It knows its classes alone, takes anything else for one of them or for background, and has no "
         "estimate of\nhow good its masks are.",
     }
+
+
+def _auto(manifest: Mapping[str, Any]) -> dict[str, str]:
+    prompts = manifest["prompts"]
+    selection, splitting = prompts["selection"], prompts.get("splitting")
+    picked = f"{selection['positives']} on objects, {selection['negatives']} on background, by {selection['strategy']}"
+    parted = f"necks deeper than {splitting['depth']} pixels" if splitting else "not at all"
+    return {
+        "takes": "| prompts | none needed: it points by itself |\n"
+        f"| points that it picks, at most | {picked} |\n"
+        f"| prompts that it takes beside | {', '.join(prompts['kinds'])} |\n"
+        f"| prompts that the weights were trained with | {', '.join(prompts['trained'])} |\n"
+        f"| its mask is split into objects at | {parted} |",
+        "use": "Outlining of all objects of its kind in medical images of the kind that it was trained on,",
+        "limits": "It knows one kind of object, takes anything else for it or for background, and parts those that "
+        "touch by\ntheir shape alone.",
+    }
+
+
+_ABOUT = {PROMPTABLE: _promptable, SEMANTIC: _semantic, AUTO: _auto}
 
 
 def _accuracy(manifest: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ def export_encoder(model: Sam, rewrites: Sequence[str]) -> bytes:
     batch = torch.export.Dim("N", min=1, max=64)
     graph = EncoderGraph(model, ahead, next((name for name in rewrites if name in ATTENTIONS), None))
     outputs = tuple(embedding_shapes(model, ahead))
-    return _export(graph, (example,), ENCODER_INPUTS, outputs, {"image": {0: batch}}, rewrites)
+    return export_graph(graph, (example,), ENCODER_INPUTS, outputs, {"image": {0: batch}}, rewrites)
 
 
 def export_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
@@ -100,7 +100,7 @@ def export_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
     if others:
         dynamic["others"] = ({},) * len(others)  # not None, which the exporter would take for axes
     inputs = decoder_inputs(model, ahead)
-    return _export(rows or DecoderGraph(model), example, inputs, DECODER_OUTPUTS, dynamic, rewrites)
+    return export_graph(rows or DecoderGraph(model), example, inputs, DECODER_OUTPUTS, dynamic, rewrites)
 
 
 def export_semantic_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
@@ -117,10 +117,10 @@ def export_semantic_decoder(model: Sam, rewrites: Sequence[str]) -> bytes:
     dynamic: dict[str, Any] = {"image_embeddings": {0: images}}
     if len(example) > 1:
         dynamic["others"] = ({0: images},) * (len(example) - 1)
-    return _export(SemanticDecoder(model), example, tuple(shapes), DECODER_OUTPUTS[:1], dynamic, rewrites)
+    return export_graph(SemanticDecoder(model), example, tuple(shapes), DECODER_OUTPUTS[:1], dynamic, rewrites)
 
 
-def _export(
+def export_graph(
     graph: nn.Module,
     example: tuple[Tensor, ...],
     inputs: Sequence[str],
@@ -128,6 +128,19 @@ def _export(
     dynamic_shapes: dict[str, Any],
     rewrites: Sequence[str],
 ) -> bytes:
+    """A graph as an ONNX file that keeps the contract.
+
+    Args:
+        graph: what is traced, in evaluation mode.
+        example: its inputs.
+        inputs: their names.
+        outputs: names of what it returns.
+        dynamic_shapes: by argument of `forward`, as `torch.onnx.export` takes them.
+        rewrites: some of `REWRITES`; only those that change the traced graph count here.
+
+    Raises:
+        ExportError: the graph breaks the contract.
+    """
     with torch.no_grad(), _quiet_exporter():
         program = torch.onnx.export(
             graph.eval(),

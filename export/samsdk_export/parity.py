@@ -18,7 +18,7 @@ from samsdk.errors import SamsdkError
 from samsdk.golden import EXACT, LOWER, measure_parity
 from samsdk.predictor import Predictor
 from samsdk.tiers import DICE_BOUNDS
-from samsdk_export.calibration import CalibrationSets, Reference, dice_change, largest_change
+from samsdk_export.calibration import CalibrationSets, Reference, dice_change, largest_change, what_counts
 
 
 class ParityError(SamsdkError):
@@ -82,12 +82,13 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     tier, device = request["tier"], request["device"]
     bundle, backend = Bundle.open(request["bundle"]), backend_name(device)
+    manifest = bundle.manifest
     predictor = Predictor(bundle, device=device, tier=tier, uncertified=backend)
     measured = measure_parity(predictor, EXACT if tier == "exact" else LOWER).to_dict()
     measured |= {"dice": None, "dice_change": None}
     if request.get("reference") is not None:
         sets = CalibrationSets(tuple(map(Path, request["folders"])), request["images"], request["objects"])
-        measured["dice"] = sets.dice(predictor, bundle.manifest.trained_kinds, bundle.manifest.classes)
+        measured["dice"] = sets.dice(predictor, *what_counts(manifest.task, manifest.trained_kinds, manifest.classes))
         measured["dice_change"] = dice_change(measured["dice"], request["reference"])
         measured["bounds"]["dice_change"] = DICE_BOUNDS[tier] or DICE_BOUNDS["balanced"]
         measured["passed"] &= largest_change(measured["dice_change"]) <= measured["bounds"]["dice_change"]

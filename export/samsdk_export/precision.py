@@ -21,7 +21,7 @@ from samsdk.masks import mask_iou
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
 from samsdk.tiers import DICE_BOUNDS, Graph, Plan
-from samsdk_export.calibration import CalibrationSets, Reference, dice_change, largest_change
+from samsdk_export.calibration import CalibrationSets, Reference, dice_change, largest_change, what_counts
 from samsdk_training.data import tight_box
 from samsdk_training.simulate import centre_point
 
@@ -129,7 +129,7 @@ class Probe:
         bundle: with the `exact` tier.
         plan: its plan.
         sets: where images and objects come from.
-        kinds: of prompts that the weights were trained with; none for a semantic model.
+        kinds: of prompts that the weights were trained with; none for a model that is asked without any.
     """
 
     def __init__(self, bundle: Bundle, plan: Plan, sets: CalibrationSets, kinds: Sequence[str]):
@@ -212,6 +212,8 @@ def find_plan(
     Returns:
         None where not even one layer may be lowered.
     """
+    manifest = bundle.manifest
+    asked = what_counts(manifest.task, manifest.trained_kinds, manifest.classes)
     order = sorted(layers, key=lambda layer: layer.logit_error / layer.macs)
     total = {part: sum(layer.macs for layer in layers if layer.part == part) for part in PARTS}
     fewest, most, best = 0, len(order) + 1, None
@@ -221,7 +223,7 @@ def find_plan(
         chosen = order[:count]
         names = {part: [layer.name for layer in chosen if layer.part == part] for part in PARTS}
         candidate = lowered_plan(plan, names)
-        dice = sets.dice(trial(bundle, candidate), bundle.manifest.trained_kinds, bundle.manifest.classes)
+        dice = sets.dice(trial(bundle, candidate), *asked)
         change = dice_change(dice, reference)
         progress(f"{tier}: {count} of {len(order)} layers lowered, Dice changes by {100 * largest_change(change):.2f}")
         if largest_change(change) <= DICE_BOUNDS[tier]:

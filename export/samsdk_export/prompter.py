@@ -7,7 +7,7 @@ building elsewhere.
 import torch
 from torch import Tensor, nn
 
-from samsdk_export.onnx_export import _export
+from samsdk_export.onnx_export import export_graph
 from samsdk_training.models.auto_prompt import AutoPromptGenerator
 
 PROMPTER_INPUTS = ("image",)
@@ -39,4 +39,4 @@ def export_prompter(generator: AutoPromptGenerator) -> bytes:
     side = generator.image_size
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     dynamic = {"image": {0: torch.export.Dim("N", min=1, max=64)}}
-    return _export(PrompterGraph(generator), (example,), PROMPTER_INPUTS, PROMPTER_OUTPUTS, dynamic, ())
+    return export_graph(PrompterGraph(generator), (example,), PROMPTER_INPUTS, PROMPTER_OUTPUTS, dynamic, ())

@@ -8,7 +8,8 @@ from typing import Any
 from samsdk.backends import available_devices, backend_name
 from samsdk.backends.tensorrt_library import import_library
 from samsdk.bundle import Bundle
-from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference
+from samsdk.manifest import AUTO
+from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference, what_counts
 from samsdk_export.engine_writer import add_engines
 from samsdk_export.manifest_writer import plan_entry, write_manifest
 from samsdk_export.onnx_export import ExportError
@@ -49,10 +50,14 @@ class TierRequest:
         if self.targets:
             plan_engines(self.targets)
 
-    def require(self) -> None:
+    def require(self, task: str) -> None:
         """Check that what it takes is there, before an hour's work instead of after it.
 
+        Args:
+            task: the checkpoint's.
+
         Raises:
+            ExportError: engines of a model that prompts itself.
             MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX.
             CalibrationError, DataError: a calibration set cannot be used.
         """
@@ -61,6 +66,11 @@ class TierRequest:
                 self.calibration.read(folder)
         if self.tiers:
             backend_name(DEVICE)
+        if self.targets and task == AUTO:
+            raise ExportError(
+                "TensorRT-RTX engines take up to 16 tokens in a prompt, a model that prompts itself gives more: leave "
+                "the targets out"
+            )
         if self.targets:
             import_library("tensorrt_rtx", "building engines")
 
@@ -101,7 +111,8 @@ def _add_lower(
 ) -> None:
     bundle = Bundle.open(path.parent)
     plan = bundle.manifest.plan(EXACT, BACKEND)
-    probe = Probe(bundle, plan, calibration, bundle.manifest.trained_kinds)
+    kinds, _ = what_counts(bundle.manifest.task, bundle.manifest.trained_kinds, bundle.manifest.classes)
+    probe = Probe(bundle, plan, calibration, kinds)
     layers = measure_layers(bundle, plan, probe, progress)
     for tier in tiers:
         found = find_plan(bundle, plan, tier, layers, calibration, reference, progress)

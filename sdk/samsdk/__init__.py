@@ -15,6 +15,7 @@ from typing import Final
 from numpy.typing import ArrayLike
 
 from samsdk import hub
+from samsdk.auto import AutoResult
 from samsdk.backends.onnxruntime import Providers
 from samsdk.backends.options import BackendOptions
 from samsdk.bundle import Bundle, stamp
@@ -34,8 +35,10 @@ from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
 from samsdk.results import Result
 from samsdk.semantic import SemanticResult
+from samsdk.splitting import Splitting
 
 __all__ = [
+    "AutoResult",
     "BackendError",
     "Bundle",
     "BundleError",
@@ -51,6 +54,7 @@ __all__ = [
     "Result",
     "SamsdkError",
     "SemanticResult",
+    "Splitting",
     "load",
     "segment",
 ]
@@ -116,7 +120,7 @@ def segment(
     device: str | Providers = "auto",
     tier: str | None = None,
 ) -> Result:
-    """Segment what a prompt points at, in one call; a semantic bundle finds its classes without any.
+    """Segment what a prompt points at, in one call; a semantic or auto bundle finds what it knows without any.
 
     The predictor and the embeddings of the last images are kept: a second prompt on the same image costs one decode.
 
@@ -136,7 +140,7 @@ def segment(
 
     Returns:
         The mask, the size of the image as given, with its score and where it came from; of a semantic bundle a
-        `SemanticResult`, with the class of each pixel.
+        `SemanticResult`, with the class of each pixel; of one that prompts itself an `AutoResult`, with its points.
 
     Raises:
         ImageError, PromptError, BundleError, BackendError, MissingExtraError: each says what was expected, what came,

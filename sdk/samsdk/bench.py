@@ -142,8 +142,8 @@ class _Worker:
         last = self._hear()
         counted = self._turns[2:]
         ms = {stage: percentiles([turn[stage] for turn in counted]) for stage in counted[0]}
-        flops = self._flops.get("encoder")
-        speed = None if flops is None else round(flops / (ms["encode"]["p50"] * 1e-3) / 1e9, 1)
+        flops = self._flops.get("encoder", 0) + self._flops.get("prompter", 0)
+        speed = None if flops == 0 else round(flops / (ms["encode"]["p50"] * 1e-3) / 1e9, 1)
         return {**self._about, **self._first, "ms": ms, "encoder_gflops": speed, **last}
 
     def kill(self) -> None:

@@ -38,10 +38,11 @@ def _start(request: Mapping[str, Any]) -> tuple[dict[str, Callable[[], object]],
     predictor = samsdk.load(request["bundle"], **how)
     load_ms = (time.perf_counter() - begun) * 1e3
     images, _, cases = read_golden(predictor.bundle)
-    # What its users will do: a model that knows points gets a point.
+    # What its users will do: a model that knows points gets a point, one that prompts itself gets none.
     kind = "points" if "points" in predictor.manifest.trained_kinds else "box"
     case = next((case for case in cases if next(iter(case.prompt), None) == kind), cases[0])
-    image, prompt = images[case.image], golden_prompt(case, cases)
+    image = images[case.image]
+    prompt = golden_prompt(case, cases) if predictor.manifest.auto is None else Prompt()
     embedding = predictor.encode(image)
     predictor.decode_batch(embedding, [prompt])
     cold_ms = (time.time() - request["started"]) * 1e3

@@ -17,7 +17,7 @@ from samsdk.bundle import Bundle
 from samsdk.doctor import examine
 from samsdk.errors import DownloadError, PromptError, SamsdkError
 from samsdk.io.images import read_image, write_png
-from samsdk.manifest import SEMANTIC, Manifest
+from samsdk.manifest import AUTO, SEMANTIC, Manifest
 
 # Entry points by which other rooms add commands, and actions of `samsdk models`.
 EXTENSIONS: Final = "samsdk.commands"
@@ -130,7 +130,7 @@ def _box(text: str) -> list[float]:
 
 
 def _add_segment(commands: Subparsers) -> None:
-    parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at, or all classes")
+    parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at, or what a model knows")
     parser.add_argument("image", type=Path, help="image file")
     parser.add_argument(
         "--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable"
@@ -149,6 +149,12 @@ def _add_segment(commands: Subparsers) -> None:
         "-o", "--output", type=Path, metavar="OUT", help="mask or label map: .png, .npz, .nii.gz or .json"
     )
     parser.add_argument("--overlay", type=Path, metavar="PNG", help="picture of the mask on the image")
+    parser.add_argument(
+        "--instances",
+        type=Path,
+        metavar="PNG",
+        help="numbers of the objects, 16 bits; of bundles that prompt themselves",
+    )
 
 
 def _run_segment(args: argparse.Namespace) -> Report:
@@ -177,6 +183,11 @@ def _run_segment(args: argparse.Namespace) -> Report:
         # Whether one is needed, only the bundle knows.
         raise WrongCallError("give a prompt: --point X,Y[,LABEL], --box X0,Y0,X1,Y1 or --mask FILE") from error
     written = {}
+    if args.instances:
+        if not isinstance(result, samsdk.AutoResult):
+            raise WrongCallError("--instances is for bundles that prompt themselves")
+        result.save_instances(args.instances)
+        written["instances"] = str(args.instances)
     if args.output:
         result.save(args.output)
         written["output"] = str(args.output)
@@ -193,7 +204,8 @@ def _run_segment(args: argparse.Namespace) -> Report:
 
 def _describe(result: samsdk.Result) -> list[str]:
     if not isinstance(result, samsdk.SemanticResult):
-        return [f"score {result.score:.3f}  area {result.area} px  box {result.box}"]
+        points = f"  points {len(result.points)}" if isinstance(result, samsdk.AutoResult) else ""
+        return [f"score {result.score:.3f}  area {result.area} px  box {result.box}{points}"]
     return [
         f"{number} {name}: area {region.area} px  box {region.box}"
         for (number, name), region in zip(result.labels.items(), result.regions, strict=True)
@@ -269,7 +281,8 @@ def _run_info(args: argparse.Namespace) -> Report:
 def _takes(manifest: Manifest) -> str:
     if manifest.task == SEMANTIC:
         return "classes: " + ", ".join(f"{number} {name}" for number, name in manifest.classes.items())
-    return f"prompts: {', '.join(manifest.prompt_kinds)} (trained with: {', '.join(manifest.trained_kinds)})"
+    alone = "none needed, or " if manifest.task == AUTO else ""
+    return f"prompts: {alone}{', '.join(manifest.prompt_kinds)} (trained with: {', '.join(manifest.trained_kinds)})"
 
 
 def _add_doctor(commands: Subparsers) -> None:

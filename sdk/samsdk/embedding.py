@@ -111,7 +111,7 @@ class Embedding:
                     about = json.loads(str(archive["about"]))
                     names = [name for name in archive.files if name.startswith(_TENSOR)]
                     tensors = {name.removeprefix(_TENSOR): archive[name] for name in names}
-                    probabilities = archive[_PROBABILITIES] if _PROBABILITIES in archive else None
+                    probabilities = archive.get(_PROBABILITIES)
             if about["format"] != _FORMAT:
                 raise BundleError(f"{path} is an embedding of format {about['format']}, this samsdk reads {_FORMAT}")
             original, resized = (
@@ -121,6 +121,8 @@ class Embedding:
             frame = Frame(original, resized, int(about["input_size"]), (x0, y0, x1, y1))
             if "image_embeddings" not in tensors:
                 raise KeyError("image_embeddings")
+            if probabilities is not None and probabilities.shape != (frame.input_size, frame.input_size):
+                raise ValueError(f"{_PROBABILITIES} has shape {list(probabilities.shape)}")
             # Nothing is preprocessed or encoded now; the keys stay, because `Result.timings` promises them.
             timings = {"preprocess": 0.0, "encode": 0.0}
             bundle, provider = str(about["bundle"]), str(about["provider"])

@@ -29,7 +29,7 @@ PREFERENCE: Final = ("tensorrt", "cuda", "openvino", "cpu")
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's graphs, loaded, and what they were loaded as; `prompter` is None but where the bundle prompts itself."""
+    """A bundle's graphs, loaded, and what they were loaded as; only one that prompts itself has a `prompter`."""
 
     encoder: Backend
     decoder: Backend
@@ -87,7 +87,5 @@ def _open(
     certificate = None
     if uncertified != backend:
         certificate = find_certificate(bundle, tier, backend, plan, engine_name(backend))
-    encoder, decoder, *others = (
-        open_graph(bundle.read(graph.file), graph, device, options) for graph in plan.graphs
-    )
+    encoder, decoder, *others = (open_graph(bundle.read(graph.file), graph, device, options) for graph in plan.graphs)
     return Engines(encoder, decoder, backend, tier, plan, certificate, *others)

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.bundle import GOLDEN, Bundle
+from samsdk.embedding import Embedding
 from samsdk.errors import BundleError
+from samsdk.golden_points import PointParity, measure_points, read_golden_points
 from samsdk.manifest import SEMANTIC, Manifest
 from samsdk.masks import mask_iou
 from samsdk.predictor import Predictor
@@ -62,7 +64,10 @@ class GoldenCase:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a backend's answers are from the original model's, over all golden cases and all their masks."""
+    """How far a backend's answers are from the original model's, over all golden cases and all their masks.
+
+    Of a bundle that prompts itself, `points` says the same of what it points at.
+    """
 
     passed: bool
     cases: int
@@ -76,6 +81,7 @@ class Parity:
     nan: bool
     provider: str
     bounds: Bounds
+    points: PointParity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The measurements and the bounds they were held against."""
@@ -177,11 +183,13 @@ def measure_parity(predictor: Predictor, bounds: Bounds | None = None) -> Parity
         overlaps += [mask_iou(*pair) for pair in zip(mine, theirs, strict=True)]
     largest, score = max(float(one.max()) for one in logit_differences), max(score_differences)
     mean = float(np.mean(overlaps))
+    points = _measure_points(predictor, embeddings)
     return Parity(
         # Scores count too: they choose among the masks, and users gate on them.
         passed=_within(largest, held.max_logit_difference)
         and _within(score, held.max_iou_prediction_difference)
-        and mean >= held.mean_mask_iou,
+        and mean >= held.mean_mask_iou
+        and (points is None or points.passed),
         cases=len(cases),
         max_embedding_difference=max(float(one.max()) for one in drift),
         mean_embedding_difference=float(np.mean([one.mean() for one in drift])),
@@ -194,7 +202,15 @@ def measure_parity(predictor: Predictor, bounds: Bounds | None = None) -> Parity
         nan=False,
         provider=predictor.provider,
         bounds=held,
+        points=points,
     )
+
+
+def _measure_points(predictor: Predictor, embeddings: Sequence[Embedding]) -> PointParity | None:
+    auto = predictor.manifest.auto
+    if auto is None:
+        return None
+    return measure_points(embeddings, read_golden_points(predictor.bundle), auto.selection)
 
 
 def _within(value: float, bound: float | None) -> bool:

@@ -14,7 +14,7 @@ from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, MAS
 from samsdk.zoom import Zoom
 
 FORMAT: Final = 1
-# What a model does: segment what prompts point at, find all pixels of its classes without any prompt, or point by itself.
+# What a model does: segment what prompts point at, name each pixel's class without any prompt, or prompt itself.
 TASKS: Final = ("promptable", "semantic", "auto")
 PROMPTABLE, SEMANTIC, AUTO = TASKS
 SINGLE_MASKS: Final = ("first", "best")
@@ -44,8 +44,7 @@ class Manifest:
         zoom: how close a second look at the object should be; None where the model recommends none.
         auto: how an `auto` bundle prompts itself, None of others.
         classes: number as text to name, for semantic bundles; `0` is the background.
-        flops: floating-point operations of `encoder` (one image), `decoder` (one prompt of two points) and, of an
-            `auto` bundle, `prompter` (one image).
+        flops: floating-point operations of `encoder` and `prompter` (one image), `decoder` (one prompt of two points).
         files: path within the bundle to {"sha256", "size"}.
         tiers: name to plans, see `samsdk.tiers`.
         parity: the certificate: tier, then backend, then its measurements and `passed`.
@@ -283,9 +282,7 @@ class _Reader:
             accuracy=self._get("accuracy", dict) or {},
         )
         if manifest.single_mask == "best" and manifest.multimask_outputs == 0:
-            self._problems.append(
-                "prompts.single is 'best', but outputs.multimask_outputs leaves no masks to choose from"
-            )
+            self._problems.append("prompts.single is 'best', but outputs.multimask_outputs leaves no masks for it")
         if self._problems:
             raise BundleError("manifest.json is not a valid format 1 manifest: " + "; ".join(self._problems))
         return manifest

@@ -132,7 +132,7 @@ class Predictor(SamPredictor):
 
         Args:
             embedding: what `encode` returned.
-            points: [K, 2], (x, y) in pixels of the image as given. A bundle that prompts itself adds its own after them,
+            points: [K, 2], (x, y) in pixels of the image as given. A bundle that prompts itself adds its own to them,
                 unless there is a box or a mask, which say that one object is meant.
             labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
             box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.

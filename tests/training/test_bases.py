@@ -23,7 +23,9 @@ def test_the_packaged_base_is_what_the_default_bundle_runs() -> None:
     ]
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
     # What is trained on it is of 32 bits, and the same numbers.
-    assert all(tensor.dtype == base.checkpoint.state[key].float().dtype for key, tensor in base.checkpoint.state.items())
+    assert all(
+        tensor.dtype == base.checkpoint.state[key].float().dtype for key, tensor in base.checkpoint.state.items()
+    )
     assert base.checkpoint.model == checkpoint.model
 
 

@@ -49,7 +49,7 @@ def test_classes_are_split_into_connected_components(tmp_path: Path) -> None:
     assert [tight_box(mask) for mask in labelled.objects()] == [(3, 2, 8, 6), (20, 10, 25, 12), (1, 15, 4, 16)]
     assert [int(mask.sum()) for mask in labelled.objects(smallest=5)] == [20, 10]
     assert [int(mask.sum()) for mask in labelled.objects(split_components=False)] == [30, 3]
-    assert (labelled.patient, labelled.spacing, labelled.volume) == (None, None, None)
+    assert (labelled.patient, labelled.spacing, labelled.volume, labelled.depth) == (None, None, None, None)
 
 
 def test_sixteen_bit_masks_hold_instances(tmp_path: Path) -> None:
@@ -152,6 +152,7 @@ def test_slices_of_a_volume_stand_upright_with_their_spacing(
     depth = values.shape[place]
     assert [one.name for one in read[:depth]] == [f"a_{axis}{index:03d}" for index in range(depth)]
     assert {(one.volume, one.spacing, one.instances) for one in read[:depth]} == {("a", pixel, False)}
+    assert {one.depth for one in read} == {(0.5, 2.0, 3.0)[place]}
     middle = read[4]
     expected = np.zeros([values.shape[other] for other in (2, 1, 0) if other != place], np.uint8)
     expected[rows, columns] = 2
@@ -199,7 +200,7 @@ def test_npz_as_medsam_and_samed_write_them(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.image, volume[index])
         np.testing.assert_array_equal(one.label, gts[index])
         # SimpleITK's spacing is x, y, z; a pixel's is (down, across).
-        assert (one.spacing, one.volume, one.instances) == ((0.7, 0.5), "MR_1", False)
+        assert (one.spacing, one.depth, one.volume, one.instances) == ((0.7, 0.5), 3.0, "MR_1", False)
     np.testing.assert_array_equal(read["case5_slice07"].image, slice_)
     np.testing.assert_array_equal(read["case5_slice07"].label, two_kidneys(np.uint8))
     np.testing.assert_array_equal(read["Microscopy_2"].image, colour)

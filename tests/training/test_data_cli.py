@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from samsdk import cli
-from samsdk_training.cli import add_train
 from samsdk_training.data import read_set
 from samsdk_training.data_cli import add_data
 from samsdk_training.evaluate_cli import add_evaluate
 from samsdk_training.evaluation import evaluate_images, intervals, summarise
 from samsdk_training.models import SamConfig, StudentEncoderConfig
 from samsdk_training.models.sam_config import DecoderConfig
+from samsdk_training.train_cli import add_train
 
 
 @pytest.fixture(autouse=True)

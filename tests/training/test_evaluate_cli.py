@@ -16,6 +16,9 @@ from samsdk_training.checkpoints import Checkpoint, save_checkpoint
 from samsdk_training.data import read_set
 from samsdk_training.evaluation import Measures, class_cases, evaluate_images, intervals, summarise, summarise_cases
 from samsdk_training.evaluation.report import report_sets, table
+from samsdk_training.metrics.instances import aggregated_jaccard, match_objects
+from samsdk_training.metrics.overlap import dice
+from samsdk_training.torch_predictor import TorchPredictor
 
 BOX, POINTS = (355, 300, 490, 440), ("box", "point1", "point2")
 
@@ -118,7 +121,7 @@ def test_one_row_an_object_and_prompt(
     sets: Path, exported_bundle: Path, predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rows.csv").write_text("from before")
-    how = ("--prompts", "box,point2", "--nsd", 2, "--hd95", "medpy", "--spacing", "0.5,0.5")
+    how = ("--device", "cpu", "--prompts", "box,point2", "--nsd", 2, "--hd95", "medpy", "--spacing", "0.5,0.5")
     data = run(capsys, exported_bundle, "--data", sets, *how, "--csv", tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -171,6 +174,30 @@ def test_a_semantic_model_by_class(
     assert cli.main(["evaluate", str(semantic_bundle), "--data", str(sets), "--prompts", "none", "--images", "1"]) == 0
     head, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["Dice", "cases", "liver"]
+
+
+def test_a_model_that_prompts_itself_by_its_objects(
+    auto_checkpoint: Checkpoint, cell: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(auto_checkpoint, tmp_path / "checkpoint")
+    small = cell[::4, ::4].copy()
+    label = np.zeros(small.shape, np.uint16)
+    label[75:110, 88:122], label[5:22, 5:50] = 1, 2
+    write_set(tmp_path / "cells", small, {"a": label})
+    data = run(capsys, tmp_path / "checkpoint", "--data", tmp_path / "cells")
+    asked = TorchPredictor.of(auto_checkpoint, auto_checkpoint.build())
+    answer = asked.decode(asked.encode(small))
+    found = answer.instances()
+    assert found.max() > 1
+    row = data["sets"]["cells"]
+    assert row["dice"]["foreground"] == pytest.approx(dice(answer.mask, label > 0))
+    assert row["aji"]["foreground"] == pytest.approx(aggregated_jaccard(found, label))
+    assert row["object_f1"]["foreground"] == match_objects(found, label).f1()
+    assert (data["task"], data["prompts"], data["zoom"]) == ("auto", ["none"], None)
+    assert data["rules"]["splitting"] == auto_checkpoint.auto.splitting.to_dict()
+    assert "is auto and takes no prompt" in refused(
+        capsys, tmp_path / "checkpoint", "--data", tmp_path / "cells", "--prompts", "point1"
+    )
 
 
 def test_what_does_not_go_together(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from samsdk.errors import SamsdkError
 from samsdk.semantic import SemanticResult
+from samsdk.splitting import Splitting
 from samsdk_training.data import LabelledImage
 from samsdk_training.evaluation import Measures, class_cases, foreground_cases, intervals, summarise_cases
 from samsdk_training.evaluation.summary import OVER_CLASSES
@@ -176,6 +177,11 @@ def test_touching_objects_are_parted_before_they_are_counted() -> None:
     (scored,) = foreground_cases(Foreground(), [image("pair", truth, truth, instances=True)])
     assert scored.values["object_f1"]["foreground"] == 1.0
     assert scored.values["aji"]["foreground"] > 0.95
+    # Taken for one object, its partner is the larger half; the other adds its area to the unions.
+    whole = Splitting(depth=50.0)
+    (scored,) = foreground_cases(Foreground(), [image("pair", truth, truth, instances=True)], splitting=whole)
+    halves = [np.count_nonzero(truth == one) / np.count_nonzero(truth) for one in (1, 2)]
+    assert scored.values["aji_plus"]["foreground"] == pytest.approx(max(halves) / (1 + min(halves)))
 
 
 def test_without_instances_their_measures_are_left_out(nuclei: LabelledImage) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from samsdk.masks import mask_iou
-from samsdk_training.losses import binary_iou, cross_entropy_loss, dice_loss, focal_loss
+from samsdk_training.losses import binary_iou, cross_entropy_loss, dice_loss, focal_loss, soft_iou
 
 
 @pytest.fixture
@@ -56,3 +56,24 @@ def test_binary_iou_is_the_runtime_s(pair) -> None:
     empty = torch.zeros(1, 4, 4)
     assert binary_iou(empty - 1, empty).item() == 1.0
     assert binary_iou(empty + 1, empty).item() == 0.0
+
+
+def test_dice_loss_with_plain_denominators_is_monais(pair) -> None:
+    logits, target = pair
+    reference = monai.losses.DiceLoss(sigmoid=True, smooth_nr=1, smooth_dr=1, reduction="none")
+    expected = reference(logits[:, None], target[:, None]).flatten()
+    torch.testing.assert_close(dice_loss(logits, target, squared=False), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_soft_iou_by_hand_and_with_gradient(pair) -> None:
+    # Probabilities 1/2 and 3/4 against 1 and 0: 1/2 in common, 1.25 + 1 - 1/2 together.
+    logits, target = torch.tensor([[[0.0, 1.0986123]]], requires_grad=True), torch.tensor([[[1.0, 0.0]]])
+    iou = soft_iou(logits, target)
+    assert iou.item() == pytest.approx(0.5 / 1.75, abs=1e-6)
+    iou.sum().backward()
+    assert logits.grad[0, 0, 0] > 0 > logits.grad[0, 0, 1]
+    # Of sure masks it is the plain IoU.
+    sure, wanted = (pair[0].sign() * 50), pair[1]
+    torch.testing.assert_close(soft_iou(sure, wanted), binary_iou(sure, wanted), rtol=1e-5, atol=1e-6)
+    empty = torch.zeros(1, 4, 4)
+    assert soft_iou(empty - 50, empty).item() == pytest.approx(1.0)

@@ -16,11 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from samsdk.auto import AutoPrompts
 from samsdk.errors import SamsdkError
 from samsdk.io.atomic import atomic_folder
 from samsdk.io.wheels import file_sha256
-from samsdk.manifest import PROMPTABLE, SEMANTIC, SINGLE_MASKS, TASKS
+from samsdk.manifest import AUTO, PROMPTABLE, SINGLE_MASKS
 from samsdk.transforms import Preprocessing
+from samsdk_training.checkpoint_tasks import task_problems
 from samsdk_training.models.sam import Sam, build_sam
 from samsdk_training.models.sam_config import SamConfig
 
@@ -55,13 +57,14 @@ class Checkpoint:
         geometry: How an image becomes the square input.
         intensity: How values of any depth become 8-bit.
         normalisation: How 8-bit values become the network's input.
-        prompts: Kinds of prompt that the model takes, those that it was trained with, and the kind of its mask prompt.
+        prompts: Kinds of prompt that the model takes, those that it was trained with, and the kind of its mask prompt;
+            of a model that prompts itself `selection` and `splitting`, see `samsdk.auto.AutoPrompts`.
         classes: Name of each class by its number as text, `0` a semantic model's background; empty without classes.
         licence: Licence, source and attribution of the weights.
         lineage: Where the weights came from.
         state: The tensors by their official state-dict keys.
         task: What the model does, one of `samsdk.manifest.TASKS`. A semantic model takes no prompt, and its decoder has
-            one mask for each class, in the order of their numbers.
+            one mask for each class, in the order of their numbers. One that prompts itself has a generator.
     """
 
     model: dict[str, Any]
@@ -115,6 +118,15 @@ class Checkpoint:
         """Which mask answers when one is asked for, see `samsdk.answers.wanted_masks`."""
         return str(self.prompts.get("single", SINGLE_MASKS[0]))
 
+    @property
+    def auto(self) -> AutoPrompts | None:
+        """How the model prompts itself; None if that is not its task.
+
+        Raises:
+            ValueError: The settings are missing or not valid, which `check` tells as a `CheckpointError`.
+        """
+        return AutoPrompts.of(self.prompts) if self.task == AUTO else None
+
     def build(self) -> Sam:
         """Build the model with these weights, in evaluation mode, on the CPU.
 
@@ -132,20 +144,12 @@ class Checkpoint:
         Raises:
             CheckpointError: As for `build`; the text lists every problem.
         """
-        problems = state_problems(self.model, self.state) or self._task_problems()
+        problems = state_problems(self.model, self.state)
+        if not problems:
+            config = SamConfig.from_dict(self.model)
+            problems = task_problems(self.task, config, self.prompts, self.classes)
         if problems:
             raise CheckpointError("the parts of this checkpoint do not belong together:", problems)
-
-    def _task_problems(self) -> list[str]:
-        if self.task != SEMANTIC:
-            return [] if self.task in TASKS else [f"task: expected one of {', '.join(TASKS)}, got {self.task!r}"]
-        masks = SamConfig.from_dict(self.model).decoder.num_multimask_outputs + 1
-        problems = []
-        if list(self.classes) != [str(number) for number in range(masks)]:
-            problems.append(f"classes: expected one for each mask, 0 to {masks - 1}, got {', '.join(self.classes)}")
-        if self.prompts["kinds"]:
-            problems.append(f"prompts: a semantic model takes none, got {', '.join(self.prompts['kinds'])}")
-        return problems
 
 
 def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:

@@ -1,47 +1,14 @@
-"""`samsdk train`, `slim`, `merge` and `models import`, added to the program by entry points.
+"""`samsdk slim`, `merge` and `models import`, added to the program by entry points.
 
 They import torch when they run: others stay fast.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from samsdk.cli import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
-from samsdk_training.evaluate_cli import add_evaluate as add_evaluate  # TRANSITION
-from samsdk_training.set_arguments import find_sets as _find_sets
-
-
-def add_train(commands: Any) -> None:
-    """Add the command `train`."""
-    parser = add_command(commands, "train", _run_train, "train a model on labelled images")
-    parser.add_argument("recipe", choices=("student",), help="student: a small promptable model for processors")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="a set (images/, masks/, train.txt), or a folder of sets",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="RUN", help="folder; an interrupted run goes on"
-    )
-    parser.add_argument(
-        "--plan", type=Path, metavar="FILE", help="sets, teacher, shape and stages in one file; instead of what follows"
-    )
-    parser.add_argument(
-        "--model", type=Path, metavar="FILE", help="the model's shape, as a checkpoint's model.json has it"
-    )
-    parser.add_argument("--start", type=Path, metavar="CHECKPOINT", help="start from these weights instead of random")
-    parser.add_argument("--steps", type=int, default=20000, help="optimiser steps (20000)")
-    parser.add_argument("--batch-size", type=int, default=16, help="objects a step (16)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the highest (0.001)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the forward pass")
-    parser.add_argument("--validate-every", type=int, default=500, metavar="N", help="steps between validations (500)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--licence", default="NOASSERTION", help="of the weights, as your data allows (SPDX)")
 
 
 def add_slim(commands: Any) -> None:
@@ -102,51 +69,6 @@ def _run_models_import(args: argparse.Namespace) -> Report:
         f"sha256 {checkpoint.lineage['sha256']}",
     ]
     return Report(data, "\n".join(lines))
-
-
-def _run_train(args: argparse.Namespace) -> Report:
-    try:
-        best = _train_plan(args) if args.plan else _train_student(args)
-    except ImportError as error:
-        raise MissingExtraError(f"samsdk train needs {error.name}: pip install 'samsdk[train]'") from error
-    text = f"best checkpoint: {best['best']}\nexport it: samsdk export {best['best']} -o BUNDLE"
-    return Report({"run": str(args.output), **best}, text)
-
-
-def _train_plan(args: argparse.Namespace) -> dict[str, Any]:
-    from samsdk_training.recipes.student_plan import read_plan, run_plan
-
-    return {"best": str(run_plan(read_plan(args.plan), args.data, args.output))}
-
-
-def _train_student(args: argparse.Namespace) -> dict[str, Any]:
-    from samsdk_training.loop import LoopConfig
-    from samsdk_training.models.sam_config import SamConfig, student_config
-    from samsdk_training.recipes.student import StudentRecipe, train_student
-    from samsdk_training.samples import SampleSet
-
-    try:
-        loop = LoopConfig(
-            steps=args.steps,
-            learning_rate=args.learning_rate,
-            warmup_steps=min(200, args.steps // 10),
-            validate_every=args.validate_every,
-            save_every=args.validate_every,
-            precision=args.precision,
-            seed=args.seed,
-        )
-        model = SamConfig.from_dict(json.loads(args.model.read_bytes())) if args.model else student_config()
-    except (ValueError, OSError) as error:
-        raise WrongCallError(str(error)) from error
-    result = train_student(
-        StudentRecipe(loop, model, batch_size=args.batch_size),
-        [SampleSet(folder) for folder in _find_sets(args.data, "train.txt")],
-        _find_sets(args.data, "val.txt"),
-        args.output,
-        licence={"id": args.licence, "source": "trained with samsdk", "attribution": "see lineage.sets"},
-        start=args.start,
-    )
-    return {"best": str(args.output / "best"), **result}
 
 
 def _run_slim(args: argparse.Namespace) -> Report:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from samsdk.cli import Report, WrongCallError, add_command
-from samsdk.manifest import PROMPTABLE, SEMANTIC
+from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC
 from samsdk.zoom import Zoom
 from samsdk_training.data import LISTS, DataError, part_of_list, read_set
 from samsdk_training.evaluation import (
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> Report:
     - `rules`: `list`, `share`, `images`, `objects`, `smallest_object` (pixels); `nsd` (tolerance in mm), `hd95`
       (convention), `spacing` and `protocol`, null where left out; `empty`: what a measure is worth where `both` masks
       are empty, and what a distance where `one` is (`metrics.empty.EmptyPolicy`), null under the transunet protocol,
-      which has its own; `interval`: its `level` and number of `resamples`.
+      which has its own; `splitting` of the foreground into objects, or null; `interval`: its `level` and `resamples`.
     - `sets`, `mean_dice`, `mean_iou` and so on, `intervals`: see `report_sets`. Numbers stand by prompt; by class and
       for the mean over classes of a semantic model; for `foreground` of a model that finds it by itself. Under the
       transunet protocol there is no IoU. `calibration`, in each of `sets`, only with prompts.
@@ -154,7 +154,8 @@ def _score(model: EvaluatedModel, folder: Path, args: argparse.Namespace, plan: 
         cases = class_cases(model.predictor, images, model.classes, measures=plan.measures)
         return list(islice(cases, args.images))
     if plan.prompts == (NO_PROMPT,):
-        return list(islice(foreground_cases(model.predictor, images, measures=plan.measures), args.images))
+        cases = foreground_cases(model.predictor, images, splitting=model.splitting, measures=plan.measures)
+        return list(islice(cases, args.images))
     return list(
         evaluate_images(
             model.predictor,
@@ -240,6 +241,7 @@ def _about(model: EvaluatedModel, plan: _Plan, args: argparse.Namespace) -> dict
             "spacing": args.spacing and list(args.spacing),
             "protocol": args.protocol,
             "empty": None if plan.measures.transunet else asdict(plan.measures.empty),
+            "splitting": model.splitting.to_dict() if model.task == AUTO else None,
             "interval": {"level": LEVEL, "resamples": RESAMPLES},
         },
     }

@@ -82,3 +82,23 @@ def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
     common = (probability * target).sum((-2, -1))
     union = probability.sum((-2, -1)) + target.sum((-2, -1)) - common
     return (common + _TINY) / (union + _TINY)
+
+
+def class_dice_loss(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:
+    """Soft Dice loss of a semantic model, the mean over its classes, background included.
+
+    SAMed's (Zhang and Liu, 2023): softmax over the classes, sums over the whole batch, squared denominators.
+
+    Args:
+        logits: [N, 1 + K, H, W].
+        label: [N, H, W] integers, 0 to K.
+        smooth: added to numerator and denominator.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    probability = logits.softmax(1)
+    target = functional.one_hot(label, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    over = (0, 2, 3)
+    overlap = 2 * (probability * target).sum(over) + smooth
+    return (1 - overlap / (probability.square().sum(over) + target.square().sum(over) + smooth)).mean()

@@ -6,9 +6,8 @@ only the mask decoder learns, from new points in what its last answer got wrong,
 it has the mask prompt alone.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,94 +18,15 @@ from torch.nn import functional
 
 from samsdk.prompts import FOREGROUND
 from samsdk_training.losses import binary_iou, dice_loss, focal_loss, soft_iou
-from samsdk_training.models.config import expect_fields
 from samsdk_training.models.prompt_encoder import NOT_A_POINT
 from samsdk_training.models.sam import Sam
+from samsdk_training.nine_step_config import NineStepConfig
 from samsdk_training.simulate import Box, random_point
 from samsdk_training.train_state import TrainingError
 
 Points = tuple[Tensor, Tensor]
 # A box's shift is drawn from so many standard deviations to either side.
 _DEVIATIONS: Final = 5
-_WEIGHTS: Final = ("focal", "dice", "iou")
-
-
-@dataclass(frozen=True)
-class NineStepConfig:
-    """How a batch is gone through, and how answers are scored.
-
-    Attributes:
-        later_steps: steps after the first; the published number makes nine of them.
-        box: probability that a batch begins with boxes; else with points.
-        box_jitter: standard deviation of a box's shift, as a share of its shorter side; 0 leaves it where it is.
-        largest_shift: pixels of the input that a box is shifted by at most, along each axis.
-        point_counts: how many points a correction may have; a step draws one of them for all its objects.
-        focal: weight of the focal loss.
-        dice: weight of the Dice loss.
-        iou: weight of the squared error of the predicted IoU.
-        dice_reduction: `sample` averages the Dice losses of the objects; `batch` takes all objects as one large mask,
-            as published, where a small one hardly counts.
-        iou_loss: `per_sample` teaches each object's own IoU, and the prediction alone learns from it; `batch_scalar`
-            teaches one IoU of the whole batch, as published, and the mask gets a gradient too.
-
-    Raises:
-        ValueError: a value is not of its kind or range; the text lists every problem.
-    """
-
-    later_steps: int = 8
-    box: float = 0.5
-    box_jitter: float = 0.1
-    largest_shift: int = 5
-    point_counts: tuple[int, ...] = (1, 3, 5, 9)
-    focal: float = 20.0
-    dice: float = 1.0
-    iou: float = 1.0
-    dice_reduction: Literal["sample", "batch"] = "sample"
-    iou_loss: Literal["per_sample", "batch_scalar"] = "per_sample"
-
-    def __post_init__(self) -> None:
-        counts: Any = self.point_counts
-        checks = {
-            # With fewer, there would be no step between the first correction and the last for the mask alone.
-            "later_steps": (_is_whole(self.later_steps, 3), "a whole number of at least 3"),
-            "box": (_is_real(self.box) and self.box <= 1, "a number from 0 to 1"),
-            "box_jitter": (_is_real(self.box_jitter), "a number from 0 on"),
-            "largest_shift": (_is_whole(self.largest_shift, 0), "a whole number from 0 on"),
-            "point_counts": (
-                isinstance(counts, tuple) and bool(counts) and all(_is_whole(one, 1) for one in counts),
-                "whole numbers of at least 1, and at least one",
-            ),
-            "dice_reduction": (self.dice_reduction in ("sample", "batch"), "'sample' or 'batch'"),
-            "iou_loss": (self.iou_loss in ("per_sample", "batch_scalar"), "'per_sample' or 'batch_scalar'"),
-            **{name: (_is_real(getattr(self, name)), "a number from 0 on") for name in _WEIGHTS},
-        }
-        problems = [
-            f"{name}: expected {wanted}, got {getattr(self, name)!r}" for name, (fits, wanted) in checks.items() if not fits
-        ]
-        if problems:
-            raise ValueError("\n  ".join(["the nine steps' configuration is not valid:", *problems]))
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps for each batch."""
-        return 1 + self.later_steps
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {**asdict(self), "point_counts": list(self.point_counts)}
-
-    @classmethod
-    def from_dict(cls, content: object) -> "NineStepConfig":
-        """Build what `to_dict` gave; fields that are left out keep their defaults.
-
-        Raises:
-            ValueError: a field is unknown or not valid.
-        """
-        names = {one.name for one in fields(cls)}
-        given = dict(expect_fields("interaction", content, names, names))
-        if isinstance(given.get("point_counts"), list):
-            given["point_counts"] = tuple(given["point_counts"])
-        return cls(**given)
 
 
 class StepBatch(NamedTuple):
@@ -164,38 +84,19 @@ class NineSteps:
             TrainingError: this is not the first step of a batch, nor the one after the last that was asked for.
         """
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
-        phase = batch.number % self.config.steps
         masks = batch.masks.flatten(0, 1)  # [P, S, S]
-        if phase == 0:
+        if batch.number % self.config.steps == 0:
             embeddings, sparse, dense = self._begin(model, batch, masks, rng)
             mask_alone = int(rng.integers(2, self.config.later_steps))
         else:
             session = self._expect(batch.number)
             embeddings, mask_alone = session.embeddings, session.mask_alone
-            alone = phase in (mask_alone, self.config.later_steps)
-            points = None if alone else self._corrections(session.answer, masks, rng)
-            with torch.no_grad():
-                sparse, dense = model.prompt_encoder(points, None, session.mask_prompt)
-        logits, scores = model.mask_decoder(
-            embeddings["image_embeddings"],
-            model.prompt_encoder.get_dense_pe(),
-            sparse,
-            dense,
-            True,
-            embeddings.get("high_res_features"),
-        )
-        score, best = scores.float().max(1)
-        chosen = logits[torch.arange(len(best), device=best.device), best][:, None].float()  # [P, 1, 4E, 4E]
+            sparse, dense = self._go_on(model, session, masks, rng)
+        chosen, score = _decode(model, embeddings, sparse, dense)
         full = functional.interpolate(chosen, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        self._session = _Session(
-            batch.number,
-            {name: one.detach() for name, one in embeddings.items()},
-            mask_alone,
-            (full.detach() > 0).cpu().numpy(),
-            chosen.detach().sigmoid(),
-        )
-        if phase == self.config.later_steps:
-            self._session = None
+        kept = {name: one.detach() for name, one in embeddings.items()}
+        answer, prompt = (full.detach() > 0).cpu().numpy(), chosen.detach().sigmoid()
+        self._session = _Session(batch.number, kept, mask_alone, answer, prompt)
         return _losses(full, score, masks.to(full.dtype), self.config)
 
     def _begin(
@@ -214,6 +115,19 @@ class NineSteps:
             sparse, dense = model.prompt_encoder(points, None, None)
         return embeddings, sparse, dense
 
+    def _go_on(self, model: Sam, session: _Session, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The next prompt's embeddings, without gradient."""
+        points: Points | None = None
+        phase = (session.number + 1) % self.config.steps
+        if phase not in (session.mask_alone, self.config.later_steps):
+            count = int(rng.choice(self.config.point_counts))
+            pairs = zip(session.answer, masks.cpu().numpy(), strict=True)
+            drawn = [error_points(answer, truth, count, rng) for answer, truth in pairs]
+            points = _points([coords for coords, _ in drawn], [labels for _, labels in drawn], masks.device)
+        with torch.no_grad():
+            sparse, dense = model.prompt_encoder(points, None, session.mask_prompt)
+        return sparse, dense
+
     def _expect(self, number: int) -> _Session:
         if self._session is None or self._session.number + 1 != number:
             raise TrainingError(
@@ -221,12 +135,6 @@ class NineSteps:
                 f"begin with a multiple of {self.config.steps}"
             )
         return self._session
-
-    def _corrections(self, answers: NDArray[np.bool_], masks: Tensor, rng: np.random.Generator) -> Points:
-        count = int(rng.choice(self.config.point_counts))
-        truth = masks.cpu().numpy()
-        drawn = [error_points(answer, one, count, rng) for answer, one in zip(answers, truth, strict=True)]
-        return _points([points for points, _ in drawn], [labels for _, labels in drawn], masks.device)
 
 
 def shifted_box(mask: NDArray[np.bool_], rng: np.random.Generator, jitter: float, largest_shift: int) -> Box:
@@ -273,6 +181,14 @@ def error_points(
     return list(zip(columns.astype(float).tolist(), rows.astype(float).tolist(), strict=True)), labels.tolist()
 
 
+def _decode(model: Sam, embeddings: dict[str, Tensor], sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each prompt's masks the one that the model itself takes for the best, [P, 1, 4E, 4E], and its score [P]."""
+    positions, skip = model.prompt_encoder.get_dense_pe(), embeddings.get("high_res_features")
+    logits, scores = model.mask_decoder(embeddings["image_embeddings"], positions, sparse, dense, True, skip)
+    score, best = scores.float().max(1)
+    return logits[torch.arange(len(best), device=best.device), best][:, None].float(), score
+
+
 def _points(coords: list[list[tuple[float, float]]], labels: list[list[int]], device: torch.device) -> Points:
     return (
         torch.tensor(coords, dtype=torch.float32, device=device),
@@ -296,11 +212,3 @@ def _losses(logits: Tensor, score: Tensor, target: Tensor, config: NineStepConfi
         "iou_error": error.detach(),
         "iou": binary_iou(logits, target).mean().detach(),
     }
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
-
-
-def _is_real(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < float("inf")

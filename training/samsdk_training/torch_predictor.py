@@ -1,7 +1,8 @@
 """A torch model behind the runtime's interface, so that training validates by the very protocol that bundles are
 measured by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from samsdk.answers import wanted_masks
+from samsdk.auto import AutoPrompts, answer_alone, empty_result
 from samsdk.embedding import Embedding
 from samsdk.io.images import as_array
 from samsdk.manifest import SEMANTIC, SINGLE_MASKS
@@ -49,6 +51,22 @@ def model_prompt(
     return points, boxes, masks
 
 
+@torch.inference_mode()
+def point_probabilities(model: Sam, square: Tensor) -> NDArray[np.float32] | None:
+    """Where in an image a model that prompts itself would point.
+
+    Args:
+        model: in evaluation mode.
+        square: [1, 3, S, S], preprocessed as the checkpoint says.
+
+    Returns:
+        [S, S], each in [0, 1]; None of a model without a generator.
+    """
+    if model.auto_prompt_generator is None:
+        return None
+    return _numpy(model.auto_prompt_generator(square).sigmoid()[0, 0])
+
+
 class TorchPredictor:
     """Encode and decode with a torch model.
 
@@ -58,6 +76,7 @@ class TorchPredictor:
         name: what results and embeddings say they come from.
         single_mask: which mask answers a prompt, see `samsdk.answers.wanted_masks`.
         classes: those of a semantic model, `0` the background; it then takes no prompt.
+        auto: how a model prompts itself; it then needs no prompt, and a generator.
     """
 
     def __init__(
@@ -68,12 +87,14 @@ class TorchPredictor:
         *,
         single_mask: str = SINGLE_MASKS[0],
         classes: Mapping[str, str] = MappingProxyType({}),
+        auto: AutoPrompts | None = None,
     ) -> None:
         self.model = model
         self.preprocessing = preprocessing
         self.name = name
         self.single_mask = single_mask
         self.classes = classes
+        self.auto = auto
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: Sam, name: str = "torch model") -> "TorchPredictor":
@@ -85,16 +106,17 @@ class TorchPredictor:
             name: what results and embeddings say they come from.
         """
         classes = checkpoint.classes if checkpoint.task == SEMANTIC else {}
-        return cls(model, checkpoint.preprocessing, name, single_mask=checkpoint.single_mask, classes=classes)
+        single, auto = checkpoint.single_mask, checkpoint.auto
+        return cls(model, checkpoint.preprocessing, name, single_mask=single, classes=classes, auto=auto)
 
     @torch.inference_mode()
     def encode(self, image: object, *, window: Window | None = None) -> Embedding:
         """Encode one image, or a window of it; see `samsdk.Predictor.encode`."""
         square, frame = self.preprocessing.apply_image(as_array(image), window)
-        tensors = self.model.encode(torch.from_numpy(square).to(self._device))
-        return Embedding(
-            {key: value.float().cpu().numpy() for key, value in tensors.items()}, frame, self.name, PROVIDER
-        )
+        pixels = torch.from_numpy(square).to(self._device)
+        tensors = {key: _numpy(value) for key, value in self.model.encode(pixels).items()}
+        probabilities = None if self.auto is None else point_probabilities(self.model, pixels)
+        return Embedding(tensors, frame, self.name, PROVIDER, point_probabilities=probabilities)
 
     @torch.inference_mode()
     def decode(
@@ -107,17 +129,29 @@ class TorchPredictor:
         mask: ArrayLike | Result | None = None,
     ) -> Result:
         """Decode one prompt to its single mask; see `samsdk.Predictor.decode`."""
-        embeddings = {key: torch.tensor(value, device=self._device) for key, value in embedding.tensors.items()}
         prompt = Prompt(points, labels, box, mask)
         if self.classes:
             check_kinds(prompt, ())
-            logits = _numpy(self.model.decode_all(embeddings)[0][0])
+            logits = _numpy(self.model.decode_all(self._tensors(embedding))[0][0])
             return name_pixels(logits, embedding.frame, self.classes, {}, PROVIDER, self.name)
-        side = self.model.prompt_encoder.mask_side
-        feeds = encode_prompt(prompt, embedding.frame, self.preprocessing, side, PROMPT_KINDS)
-        logits, scores = self._single(embeddings, feeds)
-        regions = tuple(upsample_region(np.ascontiguousarray(one), embedding.frame) for one in logits)
-        return Result(regions, scores, logits, embedding.frame, {}, {}, PROVIDER, self.name)
+        answer = partial(self._answer, embedding)
+        if self.auto is None:
+            return answer([prompt])[0]
+        nothing = partial(empty_result, embedding, {}, 1, self.model.prompt_encoder.mask_side)
+        return answer_alone(self.auto, embedding, [prompt], answer, nothing)[0]
+
+    def _answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Result]:
+        embeddings, side = self._tensors(embedding), self.model.prompt_encoder.mask_side
+        results = []
+        for prompt in prompts:
+            feeds = encode_prompt(prompt, embedding.frame, self.preprocessing, side, PROMPT_KINDS)
+            logits, scores = self._single(embeddings, feeds)
+            regions = tuple(upsample_region(np.ascontiguousarray(one), embedding.frame) for one in logits)
+            results.append(Result(regions, scores, logits, embedding.frame, {}, {}, PROVIDER, self.name))
+        return results
+
+    def _tensors(self, embedding: Embedding) -> dict[str, Tensor]:
+        return {key: torch.tensor(value, device=self._device) for key, value in embedding.tensors.items()}
 
     @property
     def _device(self) -> torch.device:

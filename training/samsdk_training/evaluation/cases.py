@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from samsdk.errors import SamsdkError
 from samsdk.semantic import SemanticResult
+from samsdk.splitting import Splitting
 from samsdk_training.data import LabelledImage
 from samsdk_training.evaluation.measures import INSTANCES, Measures, score_instances
 from samsdk_training.evaluation.objects import Segmenter
@@ -97,6 +98,7 @@ def foreground_cases(
     predictor: Segmenter,
     images: Iterable[LabelledImage],
     *,
+    splitting: Splitting = Splitting(),  # noqa: B008 (frozen)
     measures: Measures = Measures(),  # noqa: B008 (frozen)
 ) -> Iterator[CaseScores]:
     """Score the foreground of each case of a model that finds it by itself, and its instances where they are labelled.
@@ -104,6 +106,7 @@ def foreground_cases(
     Args:
         predictor: what is evaluated; its answer without any prompt has a mask.
         images: with their labels: what is not 0 is foreground.
+        splitting: how the foreground, of a volume as a whole, is split into objects.
         measures: what is measured beside Dice and IoU, and of instances `measures.INSTANCES`.
 
     Yields:
@@ -122,7 +125,7 @@ def foreground_cases(
         scores = _scored(foreground, {1: FOREGROUND}, measures)
         parts = dict.fromkeys(INSTANCES, float("nan"))
         if case.first.instances:
-            parts = score_instances(case.found > 0, case.truth, measures.empty)
+            parts = score_instances(case.found > 0, case.truth, splitting, measures.empty)
         values = {**scores.values, **{name: {FOREGROUND: value} for name, value in parts.items()}}
         yield CaseScores(scores.case, scores.images, scores.areas, values, scores.patient)
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.errors import MissingExtraError
-from samsdk.splitting import split_instances
+from samsdk.splitting import Splitting, split_instances
 from samsdk_training.data import LabelledImage
 from samsdk_training.metrics.empty import UNDEFINED, EmptyPolicy
 from samsdk_training.metrics.overlap import dice, iou
@@ -98,12 +98,15 @@ class Measures:
         return found
 
 
-def score_instances(mask: NDArray[np.bool_], truth: NDArray[np.integer], empty: EmptyPolicy) -> dict[str, float]:
+def score_instances(
+    mask: NDArray[np.bool_], truth: NDArray[np.integer], splitting: Splitting, empty: EmptyPolicy
+) -> dict[str, float]:
     """Split a mask into instances and measure how well they were found and told apart.
 
     Args:
         mask: [H, W] or [D, H, W] bool.
         truth: of the same shape, each number one object, 0 is background.
+        splitting: how the mask is split.
         empty: what a measure is worth where there is no object.
 
     Returns:
@@ -116,7 +119,7 @@ def score_instances(mask: NDArray[np.bool_], truth: NDArray[np.integer], empty: 
         from samsdk_training.metrics.instances import aggregated_jaccard, aggregated_jaccard_plus, match_objects
     except ImportError as error:
         raise _missing(error) from error
-    found = split_instances(mask)
+    found = split_instances(mask, smallest=splitting.smallest, depth=splitting.depth)
     match = match_objects(found, truth)
     values = (
         aggregated_jaccard(found, truth, empty=empty),

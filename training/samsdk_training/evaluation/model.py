@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 import samsdk
+from samsdk.auto import AutoPrompts
 from samsdk.errors import MissingExtraError
+from samsdk.splitting import Splitting
 from samsdk.zoom import Zoom
 from samsdk_training.evaluation.objects import Segmenter
 
@@ -25,6 +27,7 @@ class EvaluatedModel:
         kinds: of prompts that it takes.
         classes: name of each class by its number as text, `0` the background; of a semantic model.
         advice: how close it recommends to look a second time; None where it recommends nothing.
+        splitting: how its foreground is split into objects; as `Splitting` does where it does not say.
         bundle: the bundle's identity; None of a checkpoint.
         checkpoint: the SHA-256 of the checkpoint's tensors; None of a bundle.
         tier: of the bundle.
@@ -35,6 +38,7 @@ class EvaluatedModel:
     kinds: tuple[str, ...]
     classes: Mapping[str, str]
     advice: Zoom | None
+    splitting: Splitting
     bundle: str | None = None
     checkpoint: str | None = None
     tier: str | None = None
@@ -64,6 +68,7 @@ def open_bundle(model: str, *, device: str, tier: str | None) -> EvaluatedModel:
         manifest.prompt_kinds,
         manifest.classes,
         manifest.zoom,
+        _splitting(manifest.auto),
         bundle=predictor.bundle.identity,
         tier=predictor.tier,
     )
@@ -93,5 +98,10 @@ def open_checkpoint(folder: str) -> EvaluatedModel:
         tuple(checkpoint.prompts["kinds"]),
         checkpoint.classes,
         Zoom(**zoom) if zoom else None,
+        _splitting(checkpoint.auto),
         checkpoint=description["tensors"]["sha256"],
     )
+
+
+def _splitting(auto: AutoPrompts | None) -> Splitting:
+    return (auto and auto.splitting) or Splitting()

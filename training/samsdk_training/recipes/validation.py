@@ -58,7 +58,8 @@ def prompted_validation(
     if not any(one.objects(smallest=SMALLEST) for folder in sets for one in read_set(folder, LIST, slice(images))):
         names = ", ".join(str(folder) for folder in sets) or "no set"
         raise DataError(
-            f"nothing to validate on: the first {images} of {LIST} have no object of at least {SMALLEST} pixels in {names}"
+            f"nothing to validate on: expected an object of at least {SMALLEST} pixels in the first {images} images of "
+            f"{LIST} in {names}"
         )
 
     def validate(model: Sam) -> dict[str, float]:

@@ -1,0 +1,154 @@
+"""Before and after: what fine-tuning did to a model, on the same held-back images and by the same prompts.
+
+Also how a few images are chosen out of a set, so that a few slices of volumes do not all come from the first ones.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samsdk.intensity import to_uint8
+from samsdk.io.atomic import atomic_write
+from samsdk.io.images import write_png
+from samsdk.prompts import Prompt
+from samsdk.zoom import Zoom
+from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.data import LabelledImage, read_ids, read_set
+from samsdk_training.evaluation import PROMPTS, answering, evaluate_images, summarise
+from samsdk_training.evaluation.objects import SMALLEST
+from samsdk_training.sheets import contact_sheet
+from samsdk_training.simulate import centre_point
+from samsdk_training.torch_predictor import TorchPredictor
+
+TABLE: Final = "before_after.json"
+SHEET: Final = "before_after.png"
+Images = Mapping[str, Sequence[LabelledImage]]
+# Of each image, so that one of hundreds of nuclei does not outweigh the rest.
+_MAX_OBJECTS: Final = 4
+# The golden ratio's fraction: its multiples, less their whole parts, spread evenly however many are taken.
+_SPREAD: Final = 0.6180339887498949
+# Rows of the sheet for each set, and its columns: two images a row, each with its object, before and after.
+_LOOKS: Final = 4
+_COLUMNS: Final = 6
+
+
+def choose_images(folder: Path, list_name: str, count: int | None) -> list[LabelledImage]:
+    """Choose some of a list's images that have an object of at least 30 pixels.
+
+    Args:
+        folder: of the set.
+        list_name: of the list file in it.
+        count: how many: of images the first of the list; of volumes so many slices in all, as many of each, from
+            different heights, or one of each of the first volumes. None takes all.
+
+    Returns:
+        Fewer than `count` where there are no more; none where no image has such an object.
+
+    Raises:
+        DataError: the list, an image or its mask is missing or malformed.
+    """
+    known = read_ids(folder, list_name)
+    sources = len(known) if count is None else min(count, len(known))
+    found: dict[str, list[LabelledImage]] = {}
+    for one in read_set(folder, list_name, slice(sources)):
+        if one.objects(smallest=SMALLEST):
+            found.setdefault(one.volume or one.name, []).append(one)
+    if count is None:
+        return [one for group in found.values() for one in group]
+    chosen: list[LabelledImage] = []
+    for number, group in enumerate(found.values()):
+        wanted = (count - len(chosen)) / (len(found) - number)
+        chosen += _spread(group, round(wanted), number * _SPREAD % 1)
+    return chosen
+
+
+def _spread(group: Sequence[LabelledImage], count: int, start: float) -> list[LabelledImage]:
+    """So many of a volume's slices in equal steps, the first one a share of a step from the beginning."""
+    if count >= len(group):
+        return list(group)
+    return [group[int(len(group) * (step + start) / count)] for step in range(count)]
+
+
+def mean_dice(predictor: TorchPredictor, images: Sequence[LabelledImage], zoom: Zoom | None) -> dict[str, float]:
+    """Mean Dice over the objects of some images, by the prompts that models are evaluated with.
+
+    Args:
+        predictor: what answers.
+        images: with an object each.
+        zoom: the second look that users are recommended; None looks once.
+    """
+    scores = list(evaluate_images(predictor, images, max_objects=_MAX_OBJECTS, zoom=zoom))
+    return dict(summarise(scores)["dice"])
+
+
+def compare(before: Checkpoint, after: Checkpoint, images: Images) -> dict[str, Any]:
+    """Measure two checkpoints on the same images, each with the second look that it recommends.
+
+    Args:
+        before: the base.
+        after: what was made of it.
+        images: of each set by its name, with an object each.
+
+    Returns:
+        `sets`, by name: `images` and, by prompt, Dice `before` and `after`; `mean`: the same two, over the sets.
+    """
+    models = {"before": before, "after": after}
+    predictors = {name: _predictor(one) for name, one in models.items()}
+    sets: dict[str, dict[str, Any]] = {name: {"images": len(some)} for name, some in images.items()}
+    for when, one in models.items():
+        for name, some in images.items():
+            sets[name][when] = mean_dice(predictors[when], some, second_look(one))
+    means = {
+        when: {prompt: float(np.mean([row[when][prompt] for row in sets.values()])) for prompt in PROMPTS}
+        for when in models
+    }
+    return {"sets": sets, "mean": means}
+
+
+def write_before_after(before: Checkpoint, after: Checkpoint, images: Images, run: Path) -> dict[str, Any]:
+    """Write `before_after.json`, what `compare` says, and `before_after.png` into a run's folder.
+
+    The picture shows the first object of a few images of each set, three times each: as it is labelled, and as the
+    model finds it from one click before and after.
+
+    Args:
+        before: the base.
+        after: what was made of it.
+        images: of each set by its name, with an object each.
+        run: the folder.
+
+    Returns:
+        What `compare` returns.
+    """
+    table = compare(before, after, images)
+    with atomic_write(run / TABLE) as file:
+        file.write((json.dumps(table, indent=2) + "\n").encode())
+    pictures: list[NDArray[np.uint8]] = []
+    masks: list[NDArray[np.bool_]] = []
+    for some in images.values():
+        for one in some[:_LOOKS]:
+            truth = one.objects(smallest=SMALLEST)[0]
+            pixels = to_uint8(one.image, before.preprocessing.intensity)
+            pictures += [np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels] * 3
+            masks += [truth, *(_one_click(model, one, truth) for model in (before, after))]
+    write_png(run / SHEET, contact_sheet(pictures, masks, columns=_COLUMNS))
+    return table
+
+
+def second_look(checkpoint: Checkpoint) -> Zoom | None:
+    """The zoom that a checkpoint recommends."""
+    zoom = checkpoint.prompts.get("zoom")
+    return Zoom(**zoom) if zoom else None
+
+
+def _predictor(checkpoint: Checkpoint) -> TorchPredictor:
+    return TorchPredictor.of(checkpoint, checkpoint.build())
+
+
+def _one_click(checkpoint: Checkpoint, labelled: LabelledImage, truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    answer = answering(_predictor(checkpoint), labelled, second_look(checkpoint))
+    return answer(Prompt([centre_point(truth)])).mask
