@@ -158,13 +158,13 @@ def test_a_missing_or_malformed_field_is_named(valid: dict[str, Any], path: str,
 
 def test_one_error_lists_all_problems_and_nothing_twice(valid: dict[str, Any]) -> None:
     data = valid
-    for path, value in (("name", ...), ("task", "auto"), ("outputs/mask_side", -4), ("tiers/exact", [{}])):
+    for path, value in (("name", ...), ("task", "volume"), ("outputs/mask_side", -4), ("tiers/exact", [{}])):
         data = change(data, path, value)
     with pytest.raises(BundleError) as caught:
         read(data)
     assert str(caught.value).removeprefix("manifest.json is not a valid format 1 manifest: ").split("; ") == [
         "name is missing",
-        "task is 'auto', expected: promptable, semantic",
+        "task is 'volume', expected: promptable, semantic, auto",
         "outputs.mask_side must be between 1 and 8192, got -4",
         "tiers.exact.0.encoder is missing",
         "tiers.exact.0.decoder is missing",

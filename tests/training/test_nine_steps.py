@@ -124,7 +124,7 @@ def test_corrections_lie_in_the_error_with_its_label_and_replace_those_before(ba
 def test_one_inner_step_and_the_last_have_the_mask_alone(batch: StepBatch) -> None:
     inner = Counter()
     one = batch._replace(images=batch.images[:1], masks=batch.masks[:1, :1])
-    for seed in range(30):
+    for seed in range(60):
         model = Recorder(torch.cat([halves()] * 3, 1), torch.tensor([0.1, 0.3, 0.2]))
         walk(model, one, seed=seed)
         alone = [phase for phase, prompt in enumerate(model.prompts) if phase and prompt["points"] is None]

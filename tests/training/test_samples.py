@@ -179,3 +179,14 @@ def test_errors_name_the_set(colour_set: Path, tmp_path: Path) -> None:
     (colour_set / "val.txt").write_text("")
     with pytest.raises(DataError, match=r"val\.txt of .*stain names no image"):
         SampleSource([SampleSet(colour_set, "val.txt")], PREPROCESSING, IDENTITY)
+
+
+def test_image_and_mask_lie_alike_in_a_stretched_square(tmp_path: Path) -> None:
+    """An image that is not square, in the geometry that squeezes it: the mask is squeezed too."""
+    mask = np.zeros((40, 80), np.uint8)
+    mask[10:30, 50:76] = 1
+    folder = write_set(tmp_path / "wide", {"a": (mask * 200, mask)})
+    sample = SampleSource([SampleSet(folder)], Preprocessing(64, rule="resize_square"), IDENTITY).sample(0)
+    np.testing.assert_array_equal(sample.mask, sample.image[0] > 0.5)
+    rows, columns = np.nonzero(sample.mask)
+    assert (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1) == pytest.approx((16, 40, 48, 61), abs=1)

@@ -74,7 +74,8 @@ def merge_adapter(adapter: LoraAdapter, base: Base, *, strict: bool = False) -> 
         retained=tuple(retained),
     )
     merged = {
-        "merged": True,
+        # What was trained whole alone is a base again, like any other.
+        "merged": bool(adapter.pairs),
         "lora": {**adapter.tuning.to_dict(), "scale": lora.scale, "merged": len(report.merged)},
         "base": {"sha256": base.sha256, "lineage": base.checkpoint.lineage},
     }

@@ -18,6 +18,8 @@ from samsdk_training.data import DataError, LabelledImage, part_of_list, read_se
 
 # Images are kept at up to this many times the input's side: enough to zoom in, small enough to keep all in memory.
 _SPARE_RESOLUTION: Final = 2
+# A pixel of the square belongs to an object that fills half of it.
+_HALF: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,9 @@ class SampleSource:
         size = self.preprocessing.input_size
         pixels, mask = augment(cached.image, chosen[cached.objects], rng, self.augmentation, size)
         image, frame = self.preprocessing.apply_image(pixels)
-        square = np.zeros((size, size), dtype=np.bool_)
-        square[: mask.shape[0], : mask.shape[1]] = mask
+        share = self.preprocessing.apply_mask(mask, frame, size)
+        # An object that nowhere fills half a pixel keeps those that it fills best, rather than vanish.
+        square = (share > 0) & (share >= min(_HALF, float(share.max())))
         return TrainingSample(
             image[0], square, frame.resized_size, name, cached.name, class_id, semantic, self._shares[name]
         )

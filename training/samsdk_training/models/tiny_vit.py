@@ -288,8 +288,10 @@ class TinyViT(SquareEncoder[TinyViTConfig]):
         super().__init__(config)
         self.patch_embed = _stem(config.embed_dims[0], config.stem_stride)
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
+        adapters = {one for module in self.modules() if isinstance(module, Adapter) for one in module.modules()}
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            # Adapters begin as they say themselves.
+            if isinstance(module, nn.Linear) and module not in adapters:
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         self.neck = build_neck(config.embed_dims[-1], config.out_channels)
