@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samsdk import hub
-from samsdk.cli import Report, WrongCallError, add_command
+from samsdk.command import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import samsdk
-from samsdk import cli
+from samsdk import bundle_commands, cli, command
 from samsdk.bundle import Bundle
 from samsdk.golden import read_golden, write_golden
 
@@ -215,10 +215,10 @@ def test_a_wrong_call_exits_2_with_the_usage(run: Run, argv: tuple[str, ...], me
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_an_interrupted_command_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
-    def interrupt(_: object) -> cli.Report:
+    def interrupt(_: object) -> command.Report:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run_info", interrupt)
+    monkeypatch.setattr(bundle_commands, "_run_info", interrupt)
     code, out, err = run("info", *(["--json"] if asked else []))
     assert (code, err) == (1, "samsdk: KeyboardInterrupt: interrupted; nothing half-written was left\n")
     if asked:

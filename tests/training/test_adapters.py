@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from samsdk import cli
+from samsdk import cli, command
 from samsdk_training import adapter_file
 from samsdk_training.adapter_file import JSON_FILE, TENSORS_FILE, LoraAdapter, load_adapter, save_adapter
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
@@ -372,7 +372,7 @@ class Entry:
 
 
 def test_the_command_merges_and_tells(tiny_checkpoint, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(cli, "entry_points", lambda group: [Entry()] if group == cli.EXTENSIONS else [])
+    monkeypatch.setattr(command, "entry_points", lambda group: [Entry()] if group == command.EXTENSIONS else [])
     base = saved(tiny_checkpoint, tmp_path / "base")
     adapter = kept(train(base, TUNING), TUNING, base)
     save_adapter(adapter, tmp_path / "adapter")
@@ -394,7 +394,7 @@ def test_the_command_merges_and_tells(tiny_checkpoint, tmp_path, capsys, monkeyp
 def test_the_command_says_why_a_checkpoint_alone_is_not_merged(
     tiny_checkpoint, randomise, tmp_path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(cli, "entry_points", lambda group: [Entry()] if group == cli.EXTENSIONS else [])
+    monkeypatch.setattr(command, "entry_points", lambda group: [Entry()] if group == command.EXTENSIONS else [])
     config = replace(VIT, encoder=replace(VIT.encoder, adapters="figure"))
     save_checkpoint(vit_base(tiny_checkpoint, randomise, config), tmp_path / "base")
     call = ["merge", str(tmp_path / "base"), "-o", str(tmp_path / "merged")]

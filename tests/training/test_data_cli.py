@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from samsdk import cli
+from samsdk import cli, command
 from samsdk_training.data import read_set
 from samsdk_training.data_cli import add_data
 from samsdk_training.evaluate_cli import add_evaluate
@@ -28,7 +28,7 @@ def _commands(monkeypatch: pytest.MonkeyPatch) -> None:
             self.name, self.load = name, lambda: add
 
     commands = [Entry("data", add_data), Entry("evaluate", add_evaluate), Entry("train", add_train)]
-    monkeypatch.setattr(cli, "entry_points", lambda group: commands if group == cli.EXTENSIONS else [])
+    monkeypatch.setattr(command, "entry_points", lambda group: commands if group == command.EXTENSIONS else [])
 
 
 def disc(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

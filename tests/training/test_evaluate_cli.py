@@ -265,11 +265,11 @@ def test_a_bundle_needs_the_runtime_alone(sets: Path, exported_bundle: Path) -> 
 import sys
 for name in ("torch", "monai", "scipy", "safetensors", "onnx", "skimage"):
     sys.modules[name] = None
-from samsdk import cli
+from samsdk import cli, command
 from samsdk_training.evaluate_cli import add_evaluate
 class Entry:
     name, load = "evaluate", staticmethod(lambda: add_evaluate)
-cli.entry_points = lambda group: [Entry] if group == cli.EXTENSIONS else []
+cli.entry_points = lambda group: [Entry] if group == command.EXTENSIONS else []
 call = ["evaluate", {str(exported_bundle)!r}, "--data", {str(sets)!r}, "--device", "cpu"]
 assert cli.main(call) == 0
 sys.exit(cli.main([*call, "--nsd", "1", "--spacing", "1,1"]))

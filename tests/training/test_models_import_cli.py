@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samsdk import cli
+from samsdk import cli, command
 from samsdk_training.checkpoints import load_checkpoint
 from samsdk_training.cli import add_models_import
 from samsdk_training.importers import KINDS
@@ -34,7 +34,7 @@ class Entry:
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Whether or not this installation has been made again since the entry point came.
-    monkeypatch.setattr(cli, "entry_points", lambda group: [Entry()] if group == cli.MODEL_EXTENSIONS else [])
+    monkeypatch.setattr(command, "entry_points", lambda group: [Entry()] if group == command.MODEL_EXTENSIONS else [])
     monkeypatch.setitem(PUBLISHED, "sam-vit-b", replace(PUBLISHED["sam-vit-b"], config=SMALL))
     torch.save(build_sam(SMALL).state_dict(), tmp_path / "weights.pth")
     return tmp_path / "weights.pth"
@@ -42,8 +42,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_program_s_extensions_are_there() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    groups = {group: project["entry-points"][group] for group in (cli.EXTENSIONS, cli.MODEL_EXTENSIONS)}
-    assert groups[cli.MODEL_EXTENSIONS] == {"import": "samsdk_training.cli:add_models_import"}
+    groups = {group: project["entry-points"][group] for group in (command.EXTENSIONS, command.MODEL_EXTENSIONS)}
+    assert groups[command.MODEL_EXTENSIONS] == {"import": "samsdk_training.cli:add_models_import"}
     for target in (target for group in groups.values() for target in group.values()):
         module, _, name = target.partition(":")
         assert callable(getattr(importlib.import_module(module), name))

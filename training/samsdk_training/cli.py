@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from samsdk.cli import Report, WrongCallError, add_command
+from samsdk.command import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
 
 

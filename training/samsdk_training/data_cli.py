@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from samsdk.cli import Report, add_command
+from samsdk.command import Report, add_command
 from samsdk_training.data_check import check_set
 from samsdk_training.set_folder import shortened
 from samsdk_training.split import TRAIN_LIST, VALIDATION_LIST, split_set, write_split

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from samsdk.cli import Report, WrongCallError, add_command
+from samsdk.command import Report, WrongCallError, add_command
 from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC
 from samsdk.zoom import Zoom
 from samsdk_training.data import LISTS, DataError, part_of_list, read_set

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from samsdk.cli import WrongCallError
+from samsdk.command import WrongCallError
 from samsdk_training.set_folder import SetFolder
 
 

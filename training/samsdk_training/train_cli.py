@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from samsdk.cli import Report, WrongCallError, add_command
+from samsdk.command import Report, WrongCallError, add_command
 from samsdk.errors import MissingExtraError
 from samsdk.hub import DEFAULT_MODEL
 from samsdk_training.set_arguments import find_sets

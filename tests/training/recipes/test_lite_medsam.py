@@ -268,12 +268,12 @@ def test_a_set_without_lists_or_objects_is_refused(rings: Path, base: Base, tmp_
     folder = tmp_path / "pointer"
     folder.mkdir()
     (folder / "set.json").write_text(json.dumps({"source": str(rings)}))
-    with pytest.raises(DataError, match=r"train\.txt"):
-        train(short(1), base, [folder], tmp_path / "run")
-    (folder / "train.txt").write_text("0\n1\n")
+    (folder / "val.txt").write_text("")
     with pytest.raises(DataError, match=r"val\.txt"):
         train(short(1), base, [folder], tmp_path / "run")
     (folder / "val.txt").write_text("8\n")
+    with pytest.raises(DataError, match=r"train\.txt"):
+        train(short(1), base, [tmp_path], tmp_path / "run")
     with pytest.raises(DataError, match="at least 10000 pixels"):
         train(short(1, smallest=10000), base, [folder], tmp_path / "run")
     semantic = replace(base, checkpoint=replace(base.checkpoint, task="semantic"))

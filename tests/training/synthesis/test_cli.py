@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from samsdk import cli
+from samsdk import cli, command
 from samsdk_training.data import read_set
 from samsdk_training.synthesis.cli import add_synthesise
 
@@ -23,7 +23,7 @@ class Entry:
 @pytest.fixture(autouse=True)
 def _command(monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether or not this installation has been made again since the entry point came.
-    monkeypatch.setattr(cli, "entry_points", lambda group: [Entry()] if group == cli.EXTENSIONS else [])
+    monkeypatch.setattr(command, "entry_points", lambda group: [Entry()] if group == command.EXTENSIONS else [])
 
 
 @pytest.fixture

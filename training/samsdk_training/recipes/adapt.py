@@ -18,7 +18,7 @@ from torch import Tensor
 from samsdk.manifest import PROMPTABLE
 from samsdk_training.augment import Augmentation
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from samsdk_training.data import DataError, LabelledImage, read_ids, read_set
+from samsdk_training.data import DataError
 from samsdk_training.evaluation import PROMPTS
 from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.loop import LoopConfig
@@ -26,10 +26,11 @@ from samsdk_training.lora import LoraConfig
 from samsdk_training.models.config import expect_fields
 from samsdk_training.models.sam import Sam
 from samsdk_training.models.sam_config import SamConfig
-from samsdk_training.recipes.before_after import choose_images, mean_dice, second_look, write_before_after
+from samsdk_training.recipes.before_after import mean_dice, second_look, write_before_after
+from samsdk_training.recipes.few_images import held_back_images, training_set
+from samsdk_training.recipes.memory import memory_loss
 from samsdk_training.recipes.tuned import TunedRun
-from samsdk_training.samples import SampleSet, SampleSource
-from samsdk_training.split import TRAIN_LIST, VALIDATION_LIST
+from samsdk_training.samples import SampleSource
 from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, Tuning
 
@@ -67,6 +68,9 @@ class AdaptRecipe:
             all of it, less forgets less.
         interaction: how simulated users prompt.
         augmentation: how images are varied.
+        memory: weight of the loss that keeps the base's answers to random prompts, see `memory.memory_loss`; 0 does
+            without.
+        memory_images: images of a micro-batch that this loss is computed on.
         batch_size: objects in a micro-batch, each from an image of its own.
         images: of each set's `train.txt`, the first so many, or of volumes so many slices; None takes all.
         smallest: objects of fewer pixels are not trained on.
@@ -83,6 +87,8 @@ class AdaptRecipe:
     share: float = 1.0
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    memory: float = 0.0
+    memory_images: int = 4
     batch_size: int = 8
     images: int | None = None
     smallest: int = 30
@@ -98,6 +104,8 @@ class AdaptRecipe:
         ]
         if not isinstance(self.share, int | float) or isinstance(self.share, bool) or not 0 < self.share <= 1:
             problems.append(f"share: expected a number above 0, at most 1, got {self.share!r}")
+        if type(self.memory) not in (int, float) or not 0 <= self.memory < float("inf"):
+            problems.append(f"memory: expected a number from 0 on, got {self.memory!r}")
         if problems:
             raise ValueError("\n  ".join([f"the recipe {RECIPE} is not valid:", *problems]))
 
@@ -201,8 +209,10 @@ def train_adapt(
     """
     description = _description(base, licence)
     preprocessing = description.preprocessing
-    held_back = _held_back(recipe, sets)
-    chosen = [_sample_set(folder, recipe.images) for folder in sets]
+    held_back = {
+        folder.name: held_back_images(folder, recipe.validation_images, recipe.compared_images) for folder in sets
+    }
+    chosen = [training_set(folder, recipe.images) for folder in sets]
     source = SampleSource(chosen, preprocessing, recipe.augmentation, seed=recipe.loop.seed, smallest=recipe.smallest)
     for name, row in source.summary().items():
         logger.info("%s: %d images, %d objects, share %.3f", name, row["images"], row["objects"], row["share"])
@@ -215,8 +225,15 @@ def train_adapt(
         batch = source.batch(number, recipe.batch_size)
         return torch.from_numpy(batch.images), torch.from_numpy(batch.masks)
 
+    teacher = base.checkpoint.build() if recipe.memory else None
+
     def loss_of(model: Sam, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return interactive_loss(model, *batch, generator, recipe.interaction)
+        losses = interactive_loss(model, *batch, generator, recipe.interaction)
+        if teacher is None:
+            return losses
+        some = [one[: recipe.memory_images] for one in batch]
+        kept = memory_loss(model, teacher.to(batch[0].device), *some, generator)
+        return {**losses, "loss": losses["loss"] + recipe.memory * kept, "memory": kept.detach()}
 
     def validate(model: Sam) -> dict[str, float]:
         predictor = TorchPredictor(model, preprocessing, single_mask=description.single_mask)
@@ -245,38 +262,19 @@ def _description(base: Base, licence: Mapping[str, Any]) -> Checkpoint:
     )
 
 
-def _held_back(recipe: AdaptRecipe, sets: Sequence[Path]) -> dict[str, list[LabelledImage]]:
-    """Of each set the images for early stopping, then the others that are compared."""
-    found = {}
-    for folder in sets:
-        first = choose_images(folder, VALIDATION_LIST, recipe.validation_images)
-        names = {one.name for one in first}
-        more = choose_images(folder, VALIDATION_LIST, max(recipe.compared_images, recipe.validation_images))
-        found[folder.name] = first + [one for one in more if one.name not in names]
-        if not first:
-            raise DataError(f"{VALIDATION_LIST} of {folder} names no image with an object to validate on")
-    return found
-
-
-def _sample_set(folder: Path, count: int | None) -> SampleSet:
-    """The set, without what is beyond a number of images."""
-    if count is None:
-        return SampleSet(folder, TRAIN_LIST)
-    chosen = choose_images(folder, TRAIN_LIST, count)
-    names = {one.name for one in chosen}
-    kept = names | {one.volume for one in chosen}
-    others = [one for one in read_ids(folder, TRAIN_LIST) if one not in kept]
-    if any(one.volume for one in chosen):
-        others += [one.name for one in read_set(folder, TRAIN_LIST) if one.volume in kept and one.name not in names]
-    return SampleSet(folder, TRAIN_LIST, exclude=tuple(others))
-
-
 def _interaction(content: object) -> InteractionConfig:
     names = {one.name for one in fields(InteractionConfig)}
     return InteractionConfig(**expect_fields("interaction", content, names, names))
 
 
-_LEAST: Final = {"batch_size": 1, "images": _FEWEST, "smallest": 1, "validation_images": 1, "compared_images": 1}
+_LEAST: Final = {
+    "memory_images": 1,
+    "batch_size": 1,
+    "images": _FEWEST,
+    "smallest": 1,
+    "validation_images": 1,
+    "compared_images": 1,
+}
 _PARTS: Final[dict[str, Callable[[Any], Any]]] = {
     "loop": LoopConfig.from_dict,
     "tuning": Tuning.from_dict,

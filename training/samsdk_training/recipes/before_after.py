@@ -1,7 +1,4 @@
-"""Before and after: what fine-tuning did to a model, on the same held-back images and by the same prompts.
-
-Also how a few images are chosen out of a set, so that a few slices of volumes do not all come from the first ones.
-"""
+"""Before and after: what fine-tuning did to a model, on the same held-back images and by the same prompts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +14,7 @@ from samsdk.io.images import write_png
 from samsdk.prompts import Prompt
 from samsdk.zoom import Zoom
 from samsdk_training.checkpoints import Checkpoint
-from samsdk_training.data import LabelledImage, read_ids, read_set
+from samsdk_training.data import LabelledImage
 from samsdk_training.evaluation import PROMPTS, answering, evaluate_images, summarise
 from samsdk_training.evaluation.objects import SMALLEST
 from samsdk_training.sheets import contact_sheet
@@ -29,48 +26,9 @@ SHEET: Final = "before_after.png"
 Images = Mapping[str, Sequence[LabelledImage]]
 # Of each image, so that one of hundreds of nuclei does not outweigh the rest.
 _MAX_OBJECTS: Final = 4
-# The golden ratio's fraction: its multiples, less their whole parts, spread evenly however many are taken.
-_SPREAD: Final = 0.6180339887498949
 # Rows of the sheet for each set, and its columns: two images a row, each with its object, before and after.
 _LOOKS: Final = 4
 _COLUMNS: Final = 6
-
-
-def choose_images(folder: Path, list_name: str, count: int | None) -> list[LabelledImage]:
-    """Choose some of a list's images that have an object of at least 30 pixels.
-
-    Args:
-        folder: of the set.
-        list_name: of the list file in it.
-        count: how many: of images the first of the list; of volumes so many slices in all, as many of each, from
-            different heights, or one of each of the first volumes. None takes all.
-
-    Returns:
-        Fewer than `count` where there are no more; none where no image has such an object.
-
-    Raises:
-        DataError: the list, an image or its mask is missing or malformed.
-    """
-    known = read_ids(folder, list_name)
-    sources = len(known) if count is None else min(count, len(known))
-    found: dict[str, list[LabelledImage]] = {}
-    for one in read_set(folder, list_name, slice(sources)):
-        if one.objects(smallest=SMALLEST):
-            found.setdefault(one.volume or one.name, []).append(one)
-    if count is None:
-        return [one for group in found.values() for one in group]
-    chosen: list[LabelledImage] = []
-    for number, group in enumerate(found.values()):
-        wanted = (count - len(chosen)) / (len(found) - number)
-        chosen += _spread(group, round(wanted), number * _SPREAD % 1)
-    return chosen
-
-
-def _spread(group: Sequence[LabelledImage], count: int, start: float) -> list[LabelledImage]:
-    """So many of a volume's slices in equal steps, the first one a share of a step from the beginning."""
-    if count >= len(group):
-        return list(group)
-    return [group[int(len(group) * (step + start) / count)] for step in range(count)]
 
 
 def mean_dice(predictor: TorchPredictor, images: Sequence[LabelledImage], zoom: Zoom | None) -> dict[str, float]:

@@ -24,12 +24,12 @@ from samsdk_training.lora import LoraConfig
 from samsdk_training.models.config import expect_fields
 from samsdk_training.models.sam import Sam
 from samsdk_training.models.sam_config import SamConfig
-from samsdk_training.recipes.before_after import choose_images, write_before_after
+from samsdk_training.recipes.before_after import write_before_after
+from samsdk_training.recipes.few_images import held_back_images
 from samsdk_training.recipes.single_prompt import single_prompt_loss
 from samsdk_training.recipes.tuned import TunedRun
 from samsdk_training.recipes.validation import SHEET, prompted_validation
 from samsdk_training.samples import SampleSet
-from samsdk_training.split import VALIDATION_LIST
 from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, Tuning
 
@@ -173,6 +173,10 @@ def train_lite_medsam(
         sheet=run / SHEET,
     )
 
+    held_back = {
+        folder.name: held_back_images(folder, recipe.validation_images, recipe.compared_images) for folder in sets
+    }
+
     def batch_of(number: int) -> Batch:
         images, masks = source.images(number, recipe.batch_size, recipe.masks_per_image)
         return torch.from_numpy(images), torch.from_numpy(masks)
@@ -191,8 +195,7 @@ def train_lite_medsam(
         score="dice" if recipe.points else "dice_box",
         show_progress=show_progress,
     )
-    images = {folder.name: choose_images(folder, VALIDATION_LIST, recipe.compared_images) for folder in sets}
-    table = write_before_after(base.checkpoint, load_checkpoint(run / "best"), images, run)
+    table = write_before_after(base.checkpoint, load_checkpoint(run / "best"), held_back, run)
     return {**result, "before_after": table}
 
 

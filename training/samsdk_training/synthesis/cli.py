@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from samsdk.cli import Report, WrongCallError, add_command
+from samsdk.command import Report, WrongCallError, add_command
 from samsdk_training.data import LISTS
 from samsdk_training.set_folder import SetFolder
 from samsdk_training.synthesis.config import PRESETS, SynthesisConfig

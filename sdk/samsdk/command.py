@@ -1,0 +1,56 @@
+"""What the commands of the program `samsdk` are made of, in this room and in those that add their own."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from samsdk.errors import SamsdkError
+
+# Entry points by which other rooms add commands, and actions of `samsdk models`.
+EXTENSIONS: Final = "samsdk.commands"
+MODEL_EXTENSIONS: Final = "samsdk.models"
+DEVICES: Final = "auto, cpu, cuda, openvino or tensorrt"
+
+
+class WrongCallError(SamsdkError):
+    """Arguments that only together make no sense; the program exits with 2, as for those that argparse refuses."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command says: an object for `--json`, lines for people, and whether it failed."""
+
+    data: dict[str, Any]
+    text: str
+    failed: bool = False
+
+
+Command = Callable[[argparse.Namespace], Report]
+Subparsers = Any  # argparse gives no public name to what add_subparsers returns
+
+
+def add_command(commands: Subparsers, name: str, run: Command, text: str) -> argparse.ArgumentParser:
+    """Add one command with the options that every command has.
+
+    Args:
+        commands: what `build_parser` hands to an entry point.
+        name: the command's word.
+        run: called with the parsed arguments; raises `SamsdkError` when it fails.
+        text: one line of help.
+
+    Returns:
+        The command's parser, to add its own options to.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens on stderr")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def extend(commands: Subparsers, group: str) -> None:
+    """Add what the installed rooms have, by their entry points of a group."""
+    for extension in sorted(entry_points(group=group), key=lambda entry: entry.name):
+        extension.load()(commands)
