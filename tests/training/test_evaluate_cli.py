@@ -269,7 +269,7 @@ from samsdk import cli, command
 from samsdk_training.evaluate_cli import add_evaluate
 class Entry:
     name, load = "evaluate", staticmethod(lambda: add_evaluate)
-cli.entry_points = lambda group: [Entry] if group == command.EXTENSIONS else []
+command.entry_points = lambda group: [Entry] if group == command.EXTENSIONS else []
 call = ["evaluate", {str(exported_bundle)!r}, "--data", {str(sets)!r}, "--device", "cpu"]
 assert cli.main(call) == 0
 sys.exit(cli.main([*call, "--nsd", "1", "--spacing", "1,1"]))
