@@ -22,9 +22,10 @@ from samsdk_training.loop import LoopConfig
 from samsdk_training.lora import LoraConfig
 from samsdk_training.merging import merge_adapter
 from samsdk_training.recipes import adapt, few_images
-from samsdk_training.recipes.adapt import AdaptRecipe, BlendedRun, train_adapt
+from samsdk_training.recipes.adapt import AdaptRecipe, train_adapt
 from samsdk_training.recipes.few_images import choose_images, held_back_images
 from samsdk_training.recipes.memory import memory_loss
+from samsdk_training.recipes.near_base import BlendedRun, relative_rates
 from samsdk_training.resize import resize_checkpoint
 from samsdk_training.tuning import Base, Tuning
 
@@ -65,7 +66,9 @@ def short(steps: int, **changes: object) -> AdaptRecipe:
     loop = LoopConfig(steps=steps, learning_rate=1e-3, validate_every=10, save_every=4)
     decoder = Tuning(LoraConfig(rank=4, encoder="linear", decoder="linear"), ("image_encoder.fuse.*",))
     mild = Augmentation().with_probabilities(0.0)
-    recipe = AdaptRecipe(loop, decoder, augmentation=mild, batch_size=2, validation_images=2, compared_images=3)
+    recipe = AdaptRecipe(
+        loop, decoder, augmentation=mild, batch_size=2, relative=False, validation_images=2, compared_images=3
+    )
     return replace(recipe, **changes)  # type: ignore[arg-type]
 
 
@@ -155,6 +158,28 @@ def test_a_run_ends_when_nothing_gets_better(halos: Path, base: Base, tmp_path: 
     assert (result["step"], result["best_step"]) == (3, 1)
     row = result["before_after"]["mean"]  # type: ignore[index]
     assert row["after"] == pytest.approx(row["before"], abs=1e-6)
+
+
+def test_a_step_changes_each_tensor_by_the_same_share_of_its_size(halos: Path, base: Base, tmp_path: Path) -> None:
+    whole = Tuning(LoraConfig(encoder="none", decoder="none"), ("image_encoder.fuse.*", "image_encoder.lateral.0.*"))
+    loop = LoopConfig(
+        steps=1, learning_rate=0.1, weight_decay=0.0, rate_factors=(("image_encoder.lateral.0.bias", 7.0),)
+    )
+    train(short(1, loop=loop, tuning=whole, relative=True), base, [halos], tmp_path / "run")
+    best, old = load_checkpoint(tmp_path / "run" / "best").state, base.checkpoint.state
+    sizes = {key: float((tensor**2).mean() ** 0.5) for key, tensor in old.items()}
+    sizes["image_encoder.lateral.0.bias"] = 7.0  # the loop's own factor
+    changed = [key for key in old if not torch.equal(best[key], old[key])]
+    assert len(changed) == 4
+    assert sizes["image_encoder.fuse.0.weight"] < 0.01 < 0.1 < sizes["image_encoder.fuse.0.bias"]
+    for key in changed:
+        # Adam's first step is the rate, whatever the gradient.
+        step = (best[key] - old[key]).abs()
+        assert float(step.median()) == pytest.approx(0.1 * sizes[key], rel=1e-2), key
+        assert float(step.max()) < 0.101 * sizes[key]
+    assert dict(relative_rates(LoopConfig(1, 1.0), base).rate_factors)["image_encoder.fuse.0.bias"] == pytest.approx(
+        sizes["image_encoder.fuse.0.bias"]
+    )
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])

@@ -5,8 +5,7 @@ fine-tuning of zero-shot models, CVPR 2022), so that the model stays good at all
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,11 +24,10 @@ from samsdk_training.loop import LoopConfig
 from samsdk_training.lora import LoraConfig
 from samsdk_training.models.config import expect_fields
 from samsdk_training.models.sam import Sam
-from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.recipes.before_after import mean_dice, second_look, write_before_after
 from samsdk_training.recipes.few_images import held_back_images, training_set
 from samsdk_training.recipes.memory import memory_loss
-from samsdk_training.recipes.tuned import TunedRun
+from samsdk_training.recipes.near_base import BlendedRun, relative_rates
 from samsdk_training.samples import SampleSource
 from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, Tuning
@@ -64,6 +62,7 @@ class AdaptRecipe:
     Attributes:
         loop: steps, rates, precision, and after how many validations without gain to stop.
         tuning: what of the base is trained.
+        relative: whether a tensor's rate is `loop.learning_rate` times the tensor's own size, see `relative_rates`.
         share: of what was learned in what is validated and saved, above 0 to 1; the rest is the base (WiSE-FT). 1 keeps
             all of it, less forgets less.
         interaction: how simulated users prompt.
@@ -84,6 +83,7 @@ class AdaptRecipe:
 
     loop: LoopConfig = field(default_factory=_minutes)
     tuning: Tuning = field(default_factory=_everything)
+    relative: bool = True
     share: float = 1.0
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -104,6 +104,8 @@ class AdaptRecipe:
         ]
         if not isinstance(self.share, int | float) or isinstance(self.share, bool) or not 0 < self.share <= 1:
             problems.append(f"share: expected a number above 0, at most 1, got {self.share!r}")
+        if type(self.relative) is not bool:
+            problems.append(f"relative: expected true or false, got {self.relative!r}")
         if type(self.memory) not in (int, float) or not 0 <= self.memory < float("inf"):
             problems.append(f"memory: expected a number from 0 on, got {self.memory!r}")
         if problems:
@@ -138,45 +140,6 @@ class AdaptRecipe:
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{RECIPE}: {error}") from error
         return cls(**given)
-
-
-@dataclass(frozen=True)
-class BlendedRun(TunedRun):
-    """A run that keeps only a share of what it learned, and the base's weights for the rest.
-
-    Attributes:
-        share: of what was learned; 1 keeps all of it.
-    """
-
-    share: float = 1.0
-
-    def save(self, model: Sam, folder: Path) -> None:
-        """Write the blend's merged checkpoint into a folder, and its adapter into `adapter/` beside it."""
-        with self.blended(model):
-            super().save(model, folder)
-
-    @contextmanager
-    def blended(self, model: Sam) -> Iterator[None]:
-        """Give a model the blend's weights while the block runs; afterwards it has its own, bit for bit.
-
-        A pair's product is shared by its B; what is trained whole is interpolated.
-        """
-        base = self.base.tensors(SamConfig.from_dict(self.description.model))
-        own: dict[Tensor, Tensor] = {}
-        with torch.no_grad():
-            for key, tensor in model.state_dict(keep_vars=True).items():
-                if key.endswith(".b") and ".parametrizations." in key:
-                    own[tensor] = tensor.detach().clone()
-                    tensor.mul_(self.share)
-                elif self.tuning.is_whole(key) and tensor.is_floating_point():
-                    own[tensor] = tensor.detach().clone()
-                    tensor.copy_(torch.lerp(base[key].to(tensor), tensor, self.share))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, values in own.items():
-                    tensor.copy_(values)
 
 
 def train_adapt(
@@ -219,7 +182,8 @@ def train_adapt(
         if row["images"] < _FEWEST:
             raise DataError(f"{name}: expected at least {_FEWEST} images with objects to train on, got {row['images']}")
     content = {**recipe.to_dict(), "sets": source.summary()}
-    tuned = BlendedRun(base, recipe.tuning, description, recipe.loop, content, recipe.share)
+    loop = relative_rates(recipe.loop, base) if recipe.relative else recipe.loop
+    tuned = BlendedRun(base, recipe.tuning, description, loop, content, recipe.share)
 
     def batch_of(number: int) -> Batch:
         batch = source.batch(number, recipe.batch_size)
