@@ -237,6 +237,36 @@ def precision_numbers() -> str:
     return "\n\n".join([BEGIN, *(precision_table(result) for result in read_results("precision")), END])
 
 
+def backends_tables(result: Mapping[str, Any]) -> str:
+    """What each backend and tier takes, and what a second start gains."""
+    parts = []
+    for model, measured in result["models"].items():
+        rows = [
+            f"### {model}",
+            "",
+            "| backend, tier | first start to mask ms | later starts ms | encode p50 / p95 / p99 ms | 1 prompt | 4 prompts | "
+            "16 prompts | peak memory MB | encoder GFLOP/s |",
+            "|---" * 9 + "|",
+        ]
+        for name, row in measured["rows"].items():
+            ms, speed = row["ms"], row["encoder_gflops"]
+            encode = " / ".join(f"{ms['encode'][rank]:.1f}" for rank in ("p50", "p95", "p99"))
+            prompts = " | ".join(f"{ms[f'decode_{count}']['p50']:.1f}" for count in (1, 4, 16))
+            rows.append(
+                f"| {name} | {row['cold_start_empty_cache_ms']:.0f} | {row['cold_start_filled_cache_ms']:.0f} | {encode} | "
+                f"{prompts} | {row['peak_memory_mb']:.0f} | {'' if speed is None else f'{speed:.0f}'} |"
+            )
+        rows += ["", f"The machine's own matrix product in the same run: {measured['peak_gflops']:.0f} GFLOP/s."]
+        parts.append("\n".join(rows))
+    counts = f"{result['repeats']} turns, {result['starts']} starts of each kind"
+    return "\n\n".join([*parts, f"`samsdk bench`, {counts}; prompts with their masks, p50. {machine(result)}."])
+
+
+def backends_numbers() -> str:
+    """The generated part of docs/backends.md."""
+    return "\n\n".join([BEGIN, *(backends_tables(result) for result in read_results("backends")), END])
+
+
 def shapes_numbers() -> str:
     """The generated part of docs/shapes.md."""
     parts = ["\n\n".join(["## Shapes", shapes_table(result)]) for result in read_results("shapes")]
@@ -269,6 +299,7 @@ def main() -> int:
         (ROOT / "docs" / "shapes.md", shapes_numbers()),
         (ROOT / "docs" / "rewrites.md", rewrites_numbers()),
         (ROOT / "docs" / "precision.md", precision_numbers()),
+        (ROOT / "docs" / "backends.md", backends_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)
