@@ -244,8 +244,8 @@ def backends_tables(result: Mapping[str, Any]) -> str:
         rows = [
             f"### {model}",
             "",
-            "| backend, tier | first start to mask ms | later starts ms | encode p50 / p95 / p99 ms | 1 prompt | 4 prompts | "
-            "16 prompts | peak memory MB | encoder GFLOP/s |",
+            "| backend, tier | first start to mask ms | later starts ms | encode p50 / p95 / p99 ms | 1 prompt | "
+            "4 prompts | 16 prompts | peak memory MB | encoder GFLOP/s |",
             "|---" * 9 + "|",
         ]
         for name, row in measured["rows"].items():
@@ -253,8 +253,8 @@ def backends_tables(result: Mapping[str, Any]) -> str:
             encode = " / ".join(f"{ms['encode'][rank]:.1f}" for rank in ("p50", "p95", "p99"))
             prompts = " | ".join(f"{ms[f'decode_{count}']['p50']:.1f}" for count in (1, 4, 16))
             rows.append(
-                f"| {name} | {row['cold_start_empty_cache_ms']:.0f} | {row['cold_start_filled_cache_ms']:.0f} | {encode} | "
-                f"{prompts} | {row['peak_memory_mb']:.0f} | {'' if speed is None else f'{speed:.0f}'} |"
+                f"| {name} | {row['cold_start_empty_cache_ms']:.0f} | {row['cold_start_filled_cache_ms']:.0f} | "
+                f"{encode} | {prompts} | {row['peak_memory_mb']:.0f} | {'' if speed is None else f'{speed:.0f}'} |"
             )
         rows += ["", f"The machine's own matrix product in the same run: {measured['peak_gflops']:.0f} GFLOP/s."]
         parts.append("\n".join(rows))

@@ -95,11 +95,13 @@ def test_the_report_counts_what_the_graph_has(decoder: bytes) -> None:
     half = build_engine(to_half(decoder), ["sm89"], DECODER_PROFILE).report
     single = build_engine(decoder, ["sm89"], DECODER_PROFILE).report
     assert json.loads(json.dumps(dict(half))) == half
-    assert half["softmaxes"] == single["softmaxes"] == 7
+    kinds = [node.op_type for node in onnx.load_from_string(decoder).graph.node]
+    # Of the seven attentions two have their softmax apart, so that the image's projections can go to the tokens' side.
+    assert half["softmaxes"] == single["softmaxes"] == kinds.count("Softmax") == 7 - kinds.count("Exp") > 0
     assert half["precisions"]["HALF"] > 100 > single["precisions"].get("HALF", 0)
     assert sum(half["precisions"].values()) == half["layers"]
     # Attention is fused in half precision only, and not for every number of channels a head.
-    assert single["fused_attentions"] == 0 < half["fused_attentions"] <= 7
+    assert single["fused_attentions"] == 0 < half["fused_attentions"] <= kinds.count("Softmax")
     assert any("mha" in name for name in half["kernels"])
     assert sum(single["kernels"].values()) > 20
 
