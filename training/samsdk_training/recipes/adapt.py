@@ -25,6 +25,7 @@ from samsdk_training.lora import LoraConfig
 from samsdk_training.models.config import expect_fields
 from samsdk_training.models.sam import Sam
 from samsdk_training.recipes.before_after import mean_dice, second_look, write_before_after
+from samsdk_training.recipes.dead_leaves import dead_leaves
 from samsdk_training.recipes.few_images import held_back_images, training_set
 from samsdk_training.recipes.memory import memory_loss
 from samsdk_training.recipes.near_base import BlendedRun, relative_rates
@@ -195,8 +196,16 @@ def train_adapt(
         losses = interactive_loss(model, *batch, generator, recipe.interaction)
         if teacher is None:
             return losses
-        some = [one[: recipe.memory_images] for one in batch]
-        kept = memory_loss(model, teacher.to(batch[0].device), *some, generator)
+        device = batch[0].device
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
+        leaves = [
+            preprocessing.apply_image(dead_leaves(rng, preprocessing.input_size))[0]
+            for _ in range(recipe.memory_images)
+        ]
+        images = torch.from_numpy(np.concatenate(leaves)).to(device)
+        kept = memory_loss(
+            model, teacher.to(device), images, images.new_zeros(images[:, 0].shape, dtype=torch.bool), generator
+        )
         return {**losses, "loss": losses["loss"] + recipe.memory * kept, "memory": kept.detach()}
 
     def validate(model: Sam) -> dict[str, float]:
