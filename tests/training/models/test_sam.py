@@ -131,7 +131,7 @@ def test_configuration_survives_json(small_config) -> None:
         (lambda c: c["encoder"].update(num_heads=4), "encoder: num_heads: expected a list of positive numbers, got 4"),
         (lambda c: c["encoder"].update(depths=[1, -1, 2, 1]), "depths: expected a list of positive numbers"),
         (lambda c: c["encoder"].update(image_size=True), "image_size: expected a positive number, got True"),
-        (lambda c: c.update(mask_channels=[16]), "mask_channels: expected a positive number"),
+        (lambda c: c.update(mask_channels=[16]), "mask_channels: expected a whole number of at least 1"),
         (lambda c: c.update(decoder=None), "decoder: expected an object, got NoneType"),
         (lambda c: c.update(encoder=[]), "encoder: expected an architecture out of .*, got None"),
         (lambda c: c["encoder"].update(stem_stride=2), "stem_stride must be 1 or 4, got 2"),

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from samsdk.io.images import read_image
 from samsdk_training.adapter_file import load_adapter
@@ -23,9 +22,8 @@ from samsdk_training.lora import LoraConfig
 from samsdk_training.merging import merge_adapter
 from samsdk_training.recipes import adapt, few_images
 from samsdk_training.recipes.adapt import AdaptRecipe, train_adapt
+from samsdk_training.recipes.blended import BlendedRun
 from samsdk_training.recipes.few_images import choose_images, held_back_images
-from samsdk_training.recipes.memory import memory_loss
-from samsdk_training.recipes.near_base import BlendedRun, relative_rates
 from samsdk_training.resize import resize_checkpoint
 from samsdk_training.tuning import Base, Tuning
 
@@ -67,7 +65,7 @@ def short(steps: int, **changes: object) -> AdaptRecipe:
     decoder = Tuning(LoraConfig(rank=4, encoder="linear", decoder="linear"), ("image_encoder.fuse.*",))
     mild = Augmentation().with_probabilities(0.0)
     recipe = AdaptRecipe(
-        loop, decoder, augmentation=mild, batch_size=2, relative=False, validation_images=2, compared_images=3
+        loop, decoder, augmentation=mild, batch_size=2, encoder_share=1.0, validation_images=2, compared_images=3
     )
     return replace(recipe, **changes)  # type: ignore[arg-type]
 
@@ -160,32 +158,12 @@ def test_a_run_ends_when_nothing_gets_better(halos: Path, base: Base, tmp_path: 
     assert row["after"] == pytest.approx(row["before"], abs=1e-6)
 
 
-def test_a_step_changes_each_tensor_by_the_same_share_of_its_size(halos: Path, base: Base, tmp_path: Path) -> None:
-    whole = Tuning(LoraConfig(encoder="none", decoder="none"), ("image_encoder.fuse.*", "image_encoder.lateral.0.*"))
-    loop = LoopConfig(
-        steps=1, learning_rate=0.1, weight_decay=0.0, rate_factors=(("image_encoder.lateral.0.bias", 7.0),)
-    )
-    train(short(1, loop=loop, tuning=whole, relative=True), base, [halos], tmp_path / "run")
-    best, old = load_checkpoint(tmp_path / "run" / "best").state, base.checkpoint.state
-    sizes = {key: float((tensor**2).mean() ** 0.5) for key, tensor in old.items()}
-    sizes["image_encoder.lateral.0.bias"] = 7.0  # the loop's own factor
-    changed = [key for key in old if not torch.equal(best[key], old[key])]
-    assert len(changed) == 4
-    assert sizes["image_encoder.fuse.0.weight"] < 0.01 < 0.1 < sizes["image_encoder.fuse.0.bias"]
-    for key in changed:
-        # Adam's first step is the rate, whatever the gradient.
-        step = (best[key] - old[key]).abs()
-        assert float(step.median()) == pytest.approx(0.1 * sizes[key], rel=1e-2), key
-        assert float(step.max()) < 0.101 * sizes[key]
-    assert dict(relative_rates(LoopConfig(1, 1.0), base).rate_factors)["image_encoder.fuse.0.bias"] == pytest.approx(
-        sizes["image_encoder.fuse.0.bias"]
-    )
-
-
-@pytest.mark.parametrize("share", [0.25, 1.0])
-def test_a_blend_lies_between_base_and_what_was_learned(base: Base, share: float, tmp_path: Path) -> None:
-    recipe = short(1, share=share)
-    run = BlendedRun(base, recipe.tuning, replace(base.checkpoint, state={}), recipe.loop, recipe.to_dict(), share)
+@pytest.mark.parametrize(("share", "encoder_share"), [(0.25, 0.0), (1.0, 0.5)])
+def test_a_blend_lies_between_base_and_what_was_learned(
+    base: Base, share: float, encoder_share: float, tmp_path: Path
+) -> None:
+    recipe, description = short(1), replace(base.checkpoint, state={})
+    run = BlendedRun(base, recipe.tuning, description, recipe.loop, recipe.to_dict(), share, encoder_share)
     model = run.start()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -196,12 +174,13 @@ def test_a_blend_lies_between_base_and_what_was_learned(base: Base, share: float
     run.save(model, tmp_path / "best")
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     blend = load_checkpoint(tmp_path / "best").state
-    key = "mask_decoder.iou_prediction_head.layers.0"
-    learned = model.get_submodule(key).weight.detach()
-    for name, own in ((f"{key}.weight", learned), ("image_encoder.fuse.0.bias", before["image_encoder.fuse.0.bias"])):
+    layers = {"mask_decoder.iou_prediction_head.layers.0": share, "image_encoder.out": encoder_share}
+    learned = {f"{key}.weight": (model.get_submodule(key).weight.detach(), part) for key, part in layers.items()}
+    learned["image_encoder.fuse.0.bias"] = before["image_encoder.fuse.0.bias"], encoder_share
+    for name, (own, part) in learned.items():
         old = base.checkpoint.state[name]
         assert (own - old).abs().max() > 0.01
-        torch.testing.assert_close(blend[name], old + share * (own - old), rtol=0, atol=1e-6)
+        torch.testing.assert_close(blend[name], old + part * (own - old), rtol=0, atol=1e-6)
 
 
 def test_images_are_the_first_of_the_list(halos: Path, base: Base, tmp_path: Path) -> None:
@@ -253,70 +232,6 @@ def test_images_for_early_stopping_come_first(halos: Path) -> None:
     assert [one.name for one in held_back_images(halos, 3, 1)] == ["8", "9", "10"]
 
 
-class Fixed(torch.nn.Module):
-    """Answers every prompt with fixed logits and a fixed score, and keeps what it was asked."""
-
-    def __init__(self, logits: Sequence[float], score: float) -> None:
-        super().__init__()
-        self.logits, self.score = torch.tensor(logits).reshape(1, 1, 2, 2), score
-        self.points: list[list[float]] = []
-        self.boxes: list[list[float]] = []
-
-    def encode(self, images: Tensor) -> Tensor:
-        return images
-
-    def decode(
-        self, images: Tensor, *, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        if points is not None:
-            assert points[1].tolist() == [[1.0]] * len(images)
-            self.points += points[0][:, 0].tolist()
-        self.boxes += [] if boxes is None else boxes.tolist()
-        return self.logits.expand(len(images), 1, 2, 2), torch.full((len(images), 1), self.score)
-
-
-def test_the_memory_is_the_distance_to_the_base_where_nothing_is_labelled() -> None:
-    mine, theirs = [1.0, -2.0, 0.5, -1.0], [2.0, -1.0, -1.0, -3.0]
-    model, base = Fixed(mine, 0.6), Fixed(theirs, 0.9)
-    images = torch.zeros(3, 3, 32, 32)
-    images[:, :, :20, :28] = 0.5  # the rest is padding
-    masks = torch.zeros(3, 32, 32, dtype=torch.bool)
-    masks[:, :10] = True
-    p, t = (1 / (1 + np.exp(-np.array(values))) for values in (mine, theirs))
-    entropy = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
-    dice = 1 - (2 * (p * t).sum() + 1) / ((p**2).sum() + (t**2).sum() + 1)
-    for seed in range(40):
-        generator = torch.Generator().manual_seed(seed)
-        loss = memory_loss(model, base, images, masks, generator)  # type: ignore[arg-type]
-        assert float(loss) == pytest.approx(entropy + dice + 0.3**2, abs=1e-6)
-    assert (model.points, model.boxes) == (base.points, base.boxes)
-    assert len(model.points) + len(model.boxes) == 120
-    assert min(len(model.points), len(model.boxes)) > 24
-    assert all(0 <= x < 28 and 10 <= y < 20 for x, y in model.points)
-    boxes = np.array(model.boxes)
-    assert (boxes[:, :2] >= 0).all()
-    assert (boxes[:, 2:] <= (28, 20)).all()
-    assert (boxes[:, 2:] - boxes[:, :2] >= 0.1 * np.array([28, 20]) - 1e-4).all()
-
-
-def test_the_memory_holds_what_was_learned_back(halos: Path, base: Base, tmp_path: Path) -> None:
-    """The same run with a memory that outweighs everything changes the answers to random prompts less."""
-    changes = []
-    pictures = [one.image for one in choose_images(halos, "val.txt", None)]
-    images = torch.cat([torch.from_numpy(base.checkpoint.preprocessing.apply_image(one)[0]) for one in pictures])
-    masks = torch.zeros(3, 128, 128, dtype=torch.bool)
-    for memory in (0.0, 30.0):
-        run = tmp_path / str(memory)
-        train(short(6, memory=memory), base, [halos], run)
-        own, tuned = base.checkpoint.build(), load_checkpoint(run / "best").build()
-        with torch.no_grad():
-            floor = [memory_loss(own, own, images, masks, torch.Generator().manual_seed(seed)) for seed in range(6)]
-            loss = [memory_loss(tuned, own, images, masks, torch.Generator().manual_seed(seed)) for seed in range(6)]
-        changes.append(float(sum(loss) - sum(floor)))
-        assert ("memory" in records(run, "losses")[0]) == (memory > 0)
-    assert changes[1] < 0.6 * changes[0]
-
-
 def test_a_recipe_is_what_its_json_says() -> None:
     recipe = short(3, share=0.5, images=20)
     assert AdaptRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
@@ -331,6 +246,7 @@ def test_a_recipe_is_what_its_json_says() -> None:
         ({"recipe": "adapt", "shares": 1}, "unknown fields ['shares']"),
         ({"recipe": "adapt", "share": 0}, "share: expected a number above 0, at most 1, got 0"),
         ({"recipe": "adapt", "share": True}, "share: expected"),
+        ({"recipe": "adapt", "encoder_share": 1.5}, "encoder_share: expected a number from 0 to 1, got 1.5"),
         ({"recipe": "adapt", "images": 1, "batch_size": 0}, "images: expected a whole number of at least 2, got 1"),
         ({"recipe": "adapt", "batch_size": None}, "batch_size: expected a whole number of at least 1, got None"),
         ({"recipe": "adapt", "augmentation": {"spin": 1}}, "spin"),

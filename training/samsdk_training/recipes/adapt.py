@@ -25,10 +25,8 @@ from samsdk_training.lora import LoraConfig
 from samsdk_training.models.config import expect_fields
 from samsdk_training.models.sam import Sam
 from samsdk_training.recipes.before_after import mean_dice, second_look, write_before_after
-from samsdk_training.recipes.dead_leaves import dead_leaves
+from samsdk_training.recipes.blended import BlendedRun
 from samsdk_training.recipes.few_images import held_back_images, training_set
-from samsdk_training.recipes.memory import memory_loss
-from samsdk_training.recipes.near_base import BlendedRun, relative_rates
 from samsdk_training.samples import SampleSource
 from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, Tuning
@@ -42,13 +40,13 @@ Batch = tuple[Tensor, Tensor]
 
 def _minutes() -> LoopConfig:
     return LoopConfig(
-        steps=400,
+        steps=200,
         learning_rate=3e-4,
-        warmup_steps=20,
-        ema_decay=0.98,
-        validate_every=50,
-        save_every=50,
-        patience=4,
+        warmup_steps=10,
+        ema_decay=0.95,
+        validate_every=40,
+        save_every=40,
+        patience=3,
     )
 
 
@@ -63,14 +61,12 @@ class AdaptRecipe:
     Attributes:
         loop: steps, rates, precision, and after how many validations without gain to stop.
         tuning: what of the base is trained.
-        relative: whether a tensor's rate is `loop.learning_rate` times the tensor's own size, see `relative_rates`.
-        share: of what was learned in what is validated and saved, above 0 to 1; the rest is the base (WiSE-FT). 1 keeps
-            all of it, less forgets less.
+        share: of what prompt encoder and decoder learned in what is validated and saved, above 0 to 1; the rest is the
+            base (WiSE-FT).
+        encoder_share: the same of the image encoder, 0 to 1. What a model forgets of other images it forgets there:
+            more learns the new images better, less keeps the others.
         interaction: how simulated users prompt.
         augmentation: how images are varied.
-        memory: weight of the loss that keeps the base's answers to random prompts, see `memory.memory_loss`; 0 does
-            without.
-        memory_images: images of a micro-batch that this loss is computed on.
         batch_size: objects in a micro-batch, each from an image of its own.
         images: of each set's `train.txt`, the first so many, or of volumes so many slices; None takes all.
         smallest: objects of fewer pixels are not trained on.
@@ -84,12 +80,10 @@ class AdaptRecipe:
 
     loop: LoopConfig = field(default_factory=_minutes)
     tuning: Tuning = field(default_factory=_everything)
-    relative: bool = True
     share: float = 1.0
+    encoder_share: float = 0.05
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    memory: float = 0.0
-    memory_images: int = 4
     batch_size: int = 8
     images: int | None = None
     smallest: int = 30
@@ -103,12 +97,10 @@ class AdaptRecipe:
             if (type(value := getattr(self, name)) is not int or value < least)
             and not (name == "images" and value is None)
         ]
-        if not isinstance(self.share, int | float) or isinstance(self.share, bool) or not 0 < self.share <= 1:
+        if not _is_share(self.share) or self.share == 0:
             problems.append(f"share: expected a number above 0, at most 1, got {self.share!r}")
-        if type(self.relative) is not bool:
-            problems.append(f"relative: expected true or false, got {self.relative!r}")
-        if type(self.memory) not in (int, float) or not 0 <= self.memory < float("inf"):
-            problems.append(f"memory: expected a number from 0 on, got {self.memory!r}")
+        if not _is_share(self.encoder_share):
+            problems.append(f"encoder_share: expected a number from 0 to 1, got {self.encoder_share!r}")
         if problems:
             raise ValueError("\n  ".join([f"the recipe {RECIPE} is not valid:", *problems]))
 
@@ -183,30 +175,14 @@ def train_adapt(
         if row["images"] < _FEWEST:
             raise DataError(f"{name}: expected at least {_FEWEST} images with objects to train on, got {row['images']}")
     content = {**recipe.to_dict(), "sets": source.summary()}
-    loop = relative_rates(recipe.loop, base) if recipe.relative else recipe.loop
-    tuned = BlendedRun(base, recipe.tuning, description, loop, content, recipe.share)
+    tuned = BlendedRun(base, recipe.tuning, description, recipe.loop, content, recipe.share, recipe.encoder_share)
 
     def batch_of(number: int) -> Batch:
         batch = source.batch(number, recipe.batch_size)
         return torch.from_numpy(batch.images), torch.from_numpy(batch.masks)
 
-    teacher = base.checkpoint.build() if recipe.memory else None
-
     def loss_of(model: Sam, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        losses = interactive_loss(model, *batch, generator, recipe.interaction)
-        if teacher is None:
-            return losses
-        device = batch[0].device
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
-        leaves = [
-            preprocessing.apply_image(dead_leaves(rng, preprocessing.input_size))[0]
-            for _ in range(recipe.memory_images)
-        ]
-        images = torch.from_numpy(np.concatenate(leaves)).to(device)
-        kept = memory_loss(
-            model, teacher.to(device), images, images.new_zeros(images[:, 0].shape, dtype=torch.bool), generator
-        )
-        return {**losses, "loss": losses["loss"] + recipe.memory * kept, "memory": kept.detach()}
+        return interactive_loss(model, *batch, generator, recipe.interaction)
 
     def validate(model: Sam) -> dict[str, float]:
         predictor = TorchPredictor(model, preprocessing, single_mask=description.single_mask)
@@ -235,13 +211,16 @@ def _description(base: Base, licence: Mapping[str, Any]) -> Checkpoint:
     )
 
 
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def _interaction(content: object) -> InteractionConfig:
     names = {one.name for one in fields(InteractionConfig)}
     return InteractionConfig(**expect_fields("interaction", content, names, names))
 
 
 _LEAST: Final = {
-    "memory_images": 1,
     "batch_size": 1,
     "images": _FEWEST,
     "smallest": 1,

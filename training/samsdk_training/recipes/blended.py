@@ -1,25 +1,23 @@
-"""What keeps a fine-tuned model near its base: blending the two, and steps that suit the size of what they change.
+"""What keeps a fine-tuned model near its base: a run that saves a blend of the two.
 
-The blend after Wortsman et al., Robust fine-tuning of zero-shot models (WiSE-FT), CVPR 2022.
+After Wortsman et al., Robust fine-tuning of zero-shot models (WiSE-FT), CVPR 2022, with a share for the encoder and one
+for all else.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from samsdk_training.loop import LoopConfig
 from samsdk_training.models.sam import Sam
 from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.recipes.tuned import TunedRun
-from samsdk_training.tuning import Base
 
-# Adafactor's: tensors of zeros have to move too.
-_SMALLEST_SIZE: Final = 1e-3
+_ENCODER: Final = "image_encoder."
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,12 @@ class BlendedRun(TunedRun):
     """A run that keeps only a share of what it learned, and the base's weights for the rest.
 
     Attributes:
-        share: of what was learned; 1 keeps all of it.
+        share: of what prompt encoder and decoder learned; 1 keeps all of it.
+        encoder_share: of what the image encoder learned.
     """
 
     share: float = 1.0
+    encoder_share: float = 1.0
 
     def save(self, model: Sam, folder: Path) -> None:
         """Write the blend's merged checkpoint into a folder, and its adapter into `adapter/` beside it."""
@@ -47,38 +47,16 @@ class BlendedRun(TunedRun):
         own: dict[Tensor, Tensor] = {}
         with torch.no_grad():
             for key, tensor in model.state_dict(keep_vars=True).items():
+                share = self.encoder_share if key.startswith(_ENCODER) else self.share
                 if key.endswith(".b") and ".parametrizations." in key:
                     own[tensor] = tensor.detach().clone()
-                    tensor.mul_(self.share)
+                    tensor.mul_(share)
                 elif self.tuning.is_whole(key) and tensor.is_floating_point():
                     own[tensor] = tensor.detach().clone()
-                    tensor.copy_(torch.lerp(base[key].to(tensor), tensor, self.share))
+                    tensor.copy_(torch.lerp(base[key].to(tensor), tensor, share))
         try:
             yield
         finally:
             with torch.no_grad():
                 for tensor, values in own.items():
                     tensor.copy_(values)
-
-
-def relative_rates(loop: LoopConfig, base: Base) -> LoopConfig:
-    """Make the rate of each of a base's tensors proportional to the root mean square of its numbers.
-
-    Adam moves every number by about the rate, whatever its size. Where batch norms were merged into convolutions, the
-    sizes differ by a factor of five hundred: the rate that suits most tensors turns others over in a hundred steps,
-    and with them what the base knew of other images. After Adafactor's relative step sizes (Shazeer and Stern, 2018).
-
-    Args:
-        loop: its own `rate_factors` come first.
-        base: what is trained.
-
-    Returns:
-        The loop with more `rate_factors`; pairs of low-rank weights have none.
-    """
-    sizes = {
-        key: float(tensor.square().mean().sqrt())
-        for key, tensor in base.checkpoint.state.items()
-        if tensor.is_floating_point()
-    }
-    factors = tuple((key, max(size, _SMALLEST_SIZE)) for key, size in sizes.items())
-    return replace(loop, rate_factors=(*loop.rate_factors, *factors))
