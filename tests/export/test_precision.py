@@ -256,7 +256,7 @@ def search(
     monkeypatch: pytest.MonkeyPatch, cost: float, tier: str = "balanced"
 ) -> tuple[precision.Found | None, list[int]]:
     monkeypatch.setattr(precision, "trial", lambda bundle, plan: plan)
-    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(trained_kinds=("box",), classes={}))
+    bundle: Any = SimpleNamespace(manifest=SimpleNamespace(task="promptable", trained_kinds=("box",), classes={}))
     sets: Any = CostPerLayer(cost, [])
     reference = {"good": {"box": 0.9}, "bad": {"box": 0.8}}
     return find_plan(bundle, FULL, tier, LAYERS, sets, reference, quiet), sets.tried
