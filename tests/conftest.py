@@ -1,6 +1,10 @@
 """What the tests of all rooms share: a tiny random model, exported once, and real images that packages carry."""
 
 import os
+
+# Tests run in a process a core: more threads than that would wait for each other, in processes that tests start, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace

@@ -205,6 +205,19 @@ def test_summary_and_its_calibration(bar: LabelledImage) -> None:
         summarise([])
 
 
+def test_clicks_until_a_mask_is_good_by_hand() -> None:
+    courses = [(0.9, 0.7, 0.9), (0.2, 0.84, 0.85), (0.1, 0.2, 0.3), (0.1, 0.86, 0.2)]
+    scores = [
+        ObjectScores("a", number, 30, *[{f"point{n}": value for n, value in enumerate(course, 1)}] * 3)
+        for number, course in enumerate(courses, 1)
+    ]
+    # 1, 3, none (which counts as all three), 2.
+    assert summarise(scores)["clicks"] == {"dice": 0.85, "most": 3, "mean": (1 + 3 + 3 + 2) / 4, "share": 0.75}
+    gap = [replace(one, dice={"box": 1.0, "point1": 0.9, "point3": 0.9}) for one in scores]
+    gap = [replace(one, iou=one.dice, predicted_iou=one.dice) for one in gap]
+    assert "clicks" not in summarise(gap)
+
+
 def test_calibration_by_hand() -> None:
     measured = calibration(np.array([0.05, 0.95, 0.91, 1.7]), np.array([0.15, 0.9, 0.7, 1.0]))
     assert [row["count"] for row in measured["curve"]] == [1, 3]

@@ -32,7 +32,8 @@ def report_sets(scores: Mapping[str, Scores]) -> dict[str, Any]:
     Returns:
         `sets`, by name: what `summarise` or `summarise_cases` says, and `intervals`;
         `mean_dice`, `mean_iou` and so on for each measure: by prompt or class the mean over the sets that define it;
-        `intervals`: of those means, see `summary.intervals`.
+        `mean_clicks`, over the sets, where they were counted; `intervals`: of the means of measures, see
+        `summary.intervals`.
     """
     sets = {}
     for name, rows in scores.items():
@@ -49,7 +50,9 @@ def report_sets(scores: Mapping[str, Scores]) -> dict[str, Any]:
         columns = list(dict.fromkeys(column for row in rows_of for column in row))
         if columns:
             means[f"mean_{measure}"] = {column: _mean_over_sets(rows_of, column) for column in columns}
-    return {"sets": sets, **means, "intervals": intervals(list(scores.values()))}
+    counted = [row["clicks"]["mean"] for row in sets.values() if "clicks" in row]
+    clicks = {"mean_clicks": float(np.mean(counted))} if counted else {}
+    return {"sets": sets, **means, **clicks, "intervals": intervals(list(scores.values()))}
 
 
 def _mean_over_sets(rows: Sequence[Mapping[str, float | None]], column: str) -> float | None:
@@ -64,7 +67,16 @@ def table(report: Mapping[str, Any]) -> str:
         report: what `report_sets` returned.
     """
     shown = [measure for measure in _MEASURES if f"mean_{measure}" in report and measure != IOU]
-    return "\n\n".join(_block(report, measure) for measure in shown)
+    blocks = [_block(report, measure) for measure in shown]
+    return "\n\n".join([*blocks, _clicks(report)] if "mean_clicks" in report else blocks)
+
+
+def _clicks(report: Mapping[str, Any]) -> str:
+    rows = {name: row["clicks"] for name, row in report["sets"].items()}
+    one = next(iter(rows.values()))
+    lines = [f"clicks until Dice {one['dice']:.2f}, {one['most']} at most (share that got there)"]
+    lines += [f"{name}  {row['mean']:.2f} ({row['share']:.0%})" for name, row in rows.items()]
+    return "\n".join([*lines, f"{_MEAN_ROW}  {report['mean_clicks']:.2f}"])
 
 
 def _block(report: Mapping[str, Any], measure: str) -> str:

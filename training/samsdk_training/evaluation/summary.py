@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk_training.evaluation.cases import CaseScores
-from samsdk_training.evaluation.objects import ObjectScores
+from samsdk_training.evaluation.objects import BOX, ObjectScores, point_count
 from samsdk_training.metrics.intervals import Cases, Interval, bootstrap_mean
 
 # Stands beside the classes of models that know several: the mean over cases first, then over classes.
 OVER_CLASSES: Final = "mean over classes"
 Scores = Sequence[ObjectScores] | Sequence[CaseScores]
+# What users take for good enough, in the count of clicks.
+GOOD_ENOUGH: Final = 0.85
 
 
 def summarise(scores: Sequence[ObjectScores]) -> dict[str, Any]:
@@ -23,7 +25,8 @@ def summarise(scores: Sequence[ObjectScores]) -> dict[str, Any]:
 
     Returns:
         `objects`, `images`, `patients` (None where no object's is known); by prompt `dice`, `iou` and what else was
-        measured; and `calibration` (see `calibration`).
+        measured; `clicks` (see `clicks_needed`) where each number of clicks from one on was asked for; and
+        `calibration` (see `calibration`).
 
     Raises:
         ValueError: there are no scores.
@@ -31,6 +34,8 @@ def summarise(scores: Sequence[ObjectScores]) -> dict[str, Any]:
     if not scores:
         raise ValueError("nothing to summarise: no object was large enough")
     prompts = list(scores[0].dice)
+    counts = sorted(point_count(prompt) for prompt in prompts if prompt != BOX)
+    gapless = len(counts) > 1 and counts == list(range(1, len(counts) + 1))
     predicted = np.array([score.predicted_iou[prompt] for score in scores for prompt in prompts])
     actual = np.array([score.iou[prompt] for score in scores for prompt in prompts])
     return {
@@ -38,8 +43,29 @@ def summarise(scores: Sequence[ObjectScores]) -> dict[str, Any]:
         "patients": _patients(scores),
         "objects": len(scores),
         **_means(scores),
+        **({"clicks": clicks_needed(scores, counts[-1])} if gapless else {}),
         "calibration": calibration(predicted, actual),
     }
+
+
+def clicks_needed(scores: Sequence[ObjectScores], most: int, dice: float = GOOD_ENOUGH) -> dict[str, Any]:
+    """How many clicks a good mask takes.
+
+    The number of clicks of Sofiiuk et al., Reviving iterative training with mask guidance (2021), by Dice instead of
+    IoU: of an object that no click brings there, all clicks count.
+
+    Args:
+        scores: at least one, with `point1` to `pointN` for the N of `most`.
+        most: clicks that an object is given.
+        dice: what a good mask has at least.
+
+    Returns:
+        `dice` and `most`, as given; `mean` number of clicks; and the `share` of objects that got there.
+    """
+    reached = np.array([[score.dice[f"point{count}"] >= dice for count in range(1, most + 1)] for score in scores])
+    got_there = reached.any(axis=1)
+    needed = np.where(got_there, reached.argmax(axis=1) + 1, most)
+    return {"dice": dice, "most": most, "mean": float(needed.mean()), "share": float(got_there.mean())}
 
 
 def summarise_cases(scores: Sequence[CaseScores]) -> dict[str, Any]:
