@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from results import ROOT, read_results
+from training_tables import summary_table as trained_summary
+from training_tables import trained_numbers
 
 BEGIN = "<!-- numbers:begin (python benchmarks/report.py writes this part) -->"
 END = "<!-- numbers:end -->"
@@ -24,6 +26,15 @@ SYSTEMS = {
     "lite_medsam": "LiteMedSAM",
 }
 PROMPTS = ("box", "point1", "point3")
+README_RUNS = (
+    "adapt_mr_hippocampus",
+    "lite_medsam_nuclei",
+    "samed_s_hippocampus",
+    "cheap_lunch_hippocampus_16",
+    "cheap_lunch_brats",
+    "sac_nuclei",
+    "sam_med2d_2d_sets",
+)
 GROUPS = {
     "validation": "other images of the sets that taught it",
     "held_back": "fetal heads and nuclei, last third",
@@ -280,7 +291,13 @@ def readme_numbers() -> str:
     parts += [latency_table(result) for result in read_results("latency")]
     parts += [footprint_line(result) for result in read_results("footprint")]
     parts += [accuracy_table(result) for result in read_results("accuracy")]
+    parts.append(trained_summary(README_RUNS))
     return "\n\n".join([BEGIN, *parts, END])
+
+
+def training_numbers() -> str:
+    """The generated part of docs/training.md."""
+    return "\n\n".join([BEGIN, trained_numbers(), END])
 
 
 def accuracy_numbers() -> str:
@@ -300,6 +317,7 @@ def main() -> int:
         (ROOT / "docs" / "rewrites.md", rewrites_numbers()),
         (ROOT / "docs" / "precision.md", precision_numbers()),
         (ROOT / "docs" / "backends.md", backends_numbers()),
+        (ROOT / "docs" / "training.md", training_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)

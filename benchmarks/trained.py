@@ -33,6 +33,13 @@ def evaluate(options: list[str], data: Path) -> dict[str, Any]:
     return {**{key: report[key] for key in KEPT}, **means, "sets": sets}
 
 
+def elsewhere(options: list[str], data: Path, taught: str) -> dict[str, float]:
+    """Mean Dice over all sets of a folder but the one that was trained on: what fine-tuning made a model forget."""
+    sets = evaluate([*options, "--images", "3"], data)["sets"]
+    kept = [row["dice"] for name, row in sets.items() if name != taught]
+    return {prompt: sum(row[prompt] for row in kept) / len(kept) for prompt in kept[0]}
+
+
 def about_run(run: Path) -> dict[str, Any]:
     """What was trained: the configuration, its steps, the time they took with their validations, and each of these."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -51,15 +58,28 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--taught", required=True, help="the set or sets that were trained on, as the table names them")
+    parser.add_argument("--beside", help="a published number that stands beside ours, with its source")
+    parser.add_argument("--others", type=Path, help="folder of sets: measure what was forgotten, 3 images of each")
     parser.add_argument("--threads", type=int, required=True, help="that the training had, for the table")
     parser.add_argument("--system", action="append", required=True, metavar="LABEL: MODEL [OPTIONS]")
     args = parser.parse_args()
     systems = {}
     for text in args.system:
-        label, _, options = text.partition(": ")
-        systems[label] = evaluate(shlex.split(options), args.data)
+        label, _, command = text.partition(": ")
+        options = shlex.split(command)
+        systems[label] = evaluate(options, args.data)
+        if args.others is not None:
+            systems[label]["mean_others"] = elsewhere(options, args.others, args.taught)
         print(label, {k: v for k, v in systems[label].items() if k.startswith("mean_")}, file=sys.stderr, flush=True)
-    numbers = {"run": args.name, "threads": args.threads, "trained": about_run(args.run), "systems": systems}
+    numbers = {
+        "run": args.name,
+        "taught": args.taught,
+        "beside": args.beside,
+        "threads": args.threads,
+        "trained": about_run(args.run),
+        "systems": systems,
+    }
     print(write_result(f"trained-{args.name}", numbers))
 
 

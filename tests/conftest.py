@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 import samsdk
@@ -116,10 +117,21 @@ def semantic_checkpoint(student_checkpoint: Checkpoint) -> Checkpoint:
     )
 
 
+def _write_once(checkpoint: Checkpoint, name: str, temporary: pytest.TempPathFactory) -> Path:
+    """A bundle that all processes of a test run share: the first that needs it exports it, the others wait."""
+    folder = temporary.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    bundle = folder / "bundles" / name
+    bundle.parent.mkdir(exist_ok=True)
+    with FileLock(bundle.with_suffix(".lock")):
+        return bundle if bundle.exists() else write_bundle(checkpoint, bundle, name=name)
+
+
 @pytest.fixture(scope="session")
 def semantic_bundle(semantic_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the semantic model, made by the real exporter. Do not change it."""
-    return write_bundle(semantic_checkpoint, tmp_path_factory.mktemp("bundles") / "organs", name="organs")
+    return _write_once(semantic_checkpoint, "organs", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -152,13 +164,13 @@ def auto_checkpoint(tiny_checkpoint: Checkpoint) -> Checkpoint:
 @pytest.fixture(scope="session")
 def auto_bundle(auto_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the model that prompts itself, made by the real exporter. Do not change it."""
-    return write_bundle(auto_checkpoint, tmp_path_factory.mktemp("bundles") / "nuclei", name="nuclei")
+    return _write_once(auto_checkpoint, "nuclei", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def exported_bundle(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the tiny model, made by the real exporter. Do not change it: copy it with `tiny_bundle`."""
-    return write_bundle(tiny_checkpoint, tmp_path_factory.mktemp("bundles") / "tiny", name="tiny")
+    return _write_once(tiny_checkpoint, "tiny", tmp_path_factory)
 
 
 @pytest.fixture

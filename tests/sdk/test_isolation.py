@@ -96,21 +96,21 @@ def test_export_without_its_extra_names_the_install_command(tmp_path: Path) -> N
 
 
 def test_importing_samsdk_is_quick_and_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, time; start = time.perf_counter(); import samsdk; took = time.perf_counter() - start\n"
-        f"heavy = {{name.partition('.')[0] for name in sys.modules}} & set({LIBRARIES + ROOMS!r})\n"
-        "print(took, sorted(heavy))"
-    )
-    times = []
-    for _ in range(5):
-        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        took, heavy = process.stdout.split(maxsplit=1)
-        times.append(float(took))
-        assert heavy.strip() == "[]"
-        # The best of five: the others tell of the machine's other work.
-        if min(times) < 0.35:
+    code = "import sys, time; start = time.perf_counter(); import {}; print(time.perf_counter() - start, *sys.modules)"
+    times: dict[str, list[float]] = {"samsdk": [], "numpy, cv2, onnxruntime": []}
+    for _ in range(8):
+        for imported, took in times.items():
+            done = subprocess.run(
+                [sys.executable, "-c", code.format(imported)], capture_output=True, text=True, check=True
+            )
+            seconds, *modules = done.stdout.split()
+            took.append(float(seconds))
+            assert not {name.partition(".")[0] for name in modules} & {*LIBRARIES, *ROOMS}
+        # Beside what it is built on, and the best of some: the rest tells of the machine's other work.
+        own, below = (min(took) for took in times.values())
+        if own < 2.2 * below:
             break
-    assert min(times) < 0.35, f"import samsdk took {times}"
+    assert own < 2.2 * below, f"imports took {times}"
 
 
 def test_the_installed_program_is_there() -> None:

@@ -84,9 +84,12 @@ def _run(args: argparse.Namespace) -> Report:
         result = _train_student(args) if args.recipe == "student" else _train(args)
     except ImportError as error:
         raise MissingExtraError(f"samsdk train needs {error.name}: pip install 'samsdk[train]'") from error
-    table = result.pop("table", None)
     lines = [f"best checkpoint: {result['best']}", f"export it: samsdk export {result['best']} -o BUNDLE"]
-    return Report({"run": str(args.output), **result}, "\n".join([*([table] if table else []), *lines]))
+    if "before_after" in result:
+        from samsdk_training.recipes.before_after import describe
+
+        lines.insert(0, describe(result["before_after"]))
+    return Report({"run": str(args.output), **result}, "\n".join(lines))
 
 
 def _expect_fitting(args: argparse.Namespace) -> None:

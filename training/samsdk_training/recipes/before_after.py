@@ -97,6 +97,17 @@ def write_before_after(before: Checkpoint, after: Checkpoint, images: Images, ru
     return table
 
 
+def describe(table: Mapping[str, Any]) -> str:
+    """What `compare` returns, for people: Dice of each set before and after, in one line."""
+    rows = [*table["sets"].items(), *([("mean over sets", table["mean"])] if len(table["sets"]) > 1 else [])]
+    width = max(len(name) for name, _ in rows)
+    lines = [
+        f"{name.ljust(width)}  " + "  ".join(f"{p} {row['before'][p]:.3f} -> {row['after'][p]:.3f}" for p in PROMPTS)
+        for name, row in rows
+    ]
+    return "\n".join(["Dice on held-back images, before and after:", *lines])
+
+
 def second_look(checkpoint: Checkpoint) -> Zoom | None:
     """The zoom that a checkpoint recommends."""
     zoom = checkpoint.prompts.get("zoom")
