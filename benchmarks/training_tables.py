@@ -31,7 +31,9 @@ def run_table(result: Mapping[str, Any]) -> str:
     """One run: systems down, measures across, and under it what was trained."""
     systems = result["systems"]
     shown = [name for name in MEASURES if any(f"mean_{name}" in system for system in systems.values())]
-    rows = [f"| {result['run']} | " + " | ".join(MEASURES[name] for name in shown) + " |"]
+    tolerance = next(iter(systems.values()))["rules"]["nsd"]
+    titles = {**MEASURES, "nsd": f"NSD at {tolerance:g} mm"} if tolerance else MEASURES
+    rows = [f"| {result['run']} | " + " | ".join(titles[name] for name in shown) + " |"]
     rows.append("|---" * (len(shown) + 1) + "|")
     for label, system in systems.items():
         rows.append(f"| {label} | " + " | ".join(cell(system.get(f"mean_{name}")) for name in shown) + " |")
@@ -52,7 +54,8 @@ def summary_table(names: Sequence[str]) -> str:
         other = found[name]["beside"] or f"{before}: {cell(beside['mean_dice'])}"
         minutes = found[name]["trained"]["seconds"] / 60
         rows.append(f"| {name.replace('_', ' ')} | {other} | {cell(own['mean_dice'])} | {minutes:.0f} min |")
-    return "\n".join(rows)
+    note = "Recipes on images that they did not see, through `samsdk`: [docs/training.md](docs/training.md)."
+    return "\n".join([*rows, "", note])
 
 
 def automatic_tables(result: Mapping[str, Any]) -> str:
