@@ -5,7 +5,6 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,17 @@ from samsdk.golden import write_golden
 from samsdk.golden_points import GOLDEN_POINTS, write_golden_points
 from samsdk.hub import BUNDLE_SUFFIX
 from samsdk.io.atomic import atomic_folder, atomic_write
-from samsdk.manifest import AUTO, FORMAT, SEMANTIC
+from samsdk.manifest import AUTO, FORMAT, SEMANTIC, VOLUME
 from samsdk_export.calibration import CalibrationSets, Reference, what_counts
 from samsdk_export.flops import count_flops
 from samsdk_export.goldens import golden_answers, golden_images, golden_points, semantic_answers
 from samsdk_export.graphs import embedding_shapes
-from samsdk_export.manifest_writer import file_entry
+from samsdk_export.manifest_writer import exporter, file_entry
 from samsdk_export.model_card import CARD, model_card
-from samsdk_export.onnx_export import OPSET, export_decoder, export_encoder, export_semantic_decoder, rewrites_for
+from samsdk_export.onnx_export import export_decoder, export_encoder, export_semantic_decoder, rewrites_for
 from samsdk_export.prompter import export_prompter
 from samsdk_export.tier_writer import Progress, TierRequest, add_tiers
+from samsdk_export.volume_bundle import fill_volume_bundle
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models.sam import Sam
 from samsdk_training.torch_predictor import TorchPredictor
@@ -132,6 +132,9 @@ def _is_bundle_folder(folder: Path) -> bool:
 def _fill(
     staging: Path, checkpoint: Checkpoint, about: Mapping[str, Any], request: TierRequest, progress: Progress
 ) -> None:
+    if checkpoint.task == VOLUME:
+        fill_volume_bundle(staging, checkpoint, about, request, progress)
+        return
     progress("building the model")
     model = checkpoint.build()
     flops = count_flops(model, checkpoint.task)
@@ -194,15 +197,7 @@ def _manifest(checkpoint: Checkpoint, model: Sam) -> dict[str, Any]:
         "classes": dict(checkpoint.classes),
         "flops": {},
         "licence": dict(checkpoint.licence),
-        "lineage": {
-            **checkpoint.lineage,
-            "exporter": {
-                "samsdk": version("samsdk"),
-                "torch": version("torch"),
-                "onnx": version("onnx"),
-                "opset": OPSET,
-            },
-        },
+        "lineage": {**checkpoint.lineage, "exporter": exporter()},
         "files": {},
         "tiers": {TIER: [_plan(checkpoint.task)]},
         "parity": {},

@@ -9,10 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from samsdk.manifest import SEMANTIC
-from samsdk.tiers import Graph, Plan
+from samsdk.manifest import SEMANTIC, VOLUME
+from samsdk.tiers import VOLUME_PARTS, Graph, Plan
 from samsdk_export.manifest_writer import file_entry, plan_entry
-from samsdk_export.tensorrt import DECODER_PROFILE, ENCODER_PROFILE, Engine, build_engine, engine_name, plan_engines
+from samsdk_export.tensorrt import (
+    DECODER_PROFILE,
+    ENCODER_PROFILE,
+    Engine,
+    Profile,
+    build_engine,
+    engine_name,
+    plan_engines,
+)
 from samsdk_export.typed import to_half
 
 REPORT = "engines/report.json"
@@ -37,11 +45,10 @@ def add_engines(
     report: dict[str, Any] = {}
     wanted = [("exact", one) for one in plan_engines(targets) if one[1] == "float32"]
     wanted += [("fast", one) for one in plan_engines(targets, half=True)]
-    # A semantic model's decoder takes images, as the encoder does, and no prompts.
-    decoder = ENCODER_PROFILE if manifest["task"] == SEMANTIC else DECODER_PROFILE
+    profiles = _profiles(manifest["task"])
     for tier, (served, precision) in wanted:
         files = {}
-        for part, profile in (("encoder", ENCODER_PROFILE), ("decoder", decoder)):
+        for part, profile in profiles.items():
             progress(f"building the {precision} engine of the {part} for {', '.join(served)}")
             graph = (folder / f"{part}.onnx").read_bytes()
             engine = build_engine(to_half(graph) if precision == "float16" else graph, served, profile)
@@ -50,10 +57,19 @@ def add_engines(
             manifest["files"][name] = file_entry(folder / name)
             report[name] = _report(engine)
             files[part] = Graph(name, precision)
-        plan = Plan(files["encoder"], files["decoder"], ("tensorrt",), served)
+        graphs = list(files.values())
+        plan = Plan(graphs[0], graphs[-1], ("tensorrt",), served)
         manifest["tiers"].setdefault(tier, []).append(plan_entry(plan))
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     manifest["files"][REPORT] = file_entry(folder / REPORT)
+
+
+def _profiles(task: str) -> dict[str, Profile]:
+    """The graphs of a bundle's plans, in their order, each with the extents that its engine is built for."""
+    if task == VOLUME:
+        return {VOLUME_PARTS[0]: ENCODER_PROFILE}
+    # A semantic model's decoder takes images, as the encoder does, and no prompts.
+    return {"encoder": ENCODER_PROFILE, "decoder": ENCODER_PROFILE if task == SEMANTIC else DECODER_PROFILE}
 
 
 def _report(engine: Engine) -> dict[str, Any]:

@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from samsdk.io.atomic import atomic_write
 from samsdk.tiers import Plan
+from samsdk_export.onnx_export import OPSET
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:
     """A plan as the manifest holds it."""
-    entry = asdict(plan)
+    graphs = {part: asdict(graph) for part, graph in plan.parts.items()}
+    entry = {**graphs, "engines": plan.engines, "targets": plan.targets}
     return {key: value for key, value in entry.items() if value}
 
 
@@ -21,6 +24,12 @@ def file_entry(file: Path) -> dict[str, Any]:
     """What the manifest says of a file."""
     content = file.read_bytes()
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def exporter() -> dict[str, Any]:
+    """What exports, for the lineage."""
+    libraries = {name: version(name) for name in ("samsdk", "torch", "onnx")}
+    return {**libraries, "opset": OPSET}
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC
+from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC, VOLUME
 
 CARD = "MODEL_CARD.md"
 # A mean Dice below this is called a failure, whatever the prompt.
@@ -27,7 +27,7 @@ diagnose or to treat.
 |---|---|
 | task | {task} |
 {takes}
-| input | {size} x {size} pixels, rule `{geometry}`, intensity `{intensity}`, normalisation `{normalisation}` |
+| input | {input} |
 | licence | {licence} |
 | source | {source} |
 | recipe | {recipe} |
@@ -48,8 +48,8 @@ diagnose or to treat.
 ## Proof
 
 `manifest.json` holds the parity certificate: how far this bundle's answers are from those of the weights in PyTorch on
-the golden images in `golden.npz`. `samsdk doctor` repeats that measurement on your device. The golden images are
-scikit-image's `cell`, `immunohistochemistry` and `retina`.
+the golden {golden} in `golden.npz`. `samsdk doctor` repeats that measurement on your device. The golden {golden} are
+{sources}.
 """
 
 
@@ -67,10 +67,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         format=manifest["format"],
         task=manifest["task"],
         **_ABOUT[manifest["task"]](manifest),
-        size=manifest["geometry"]["input_size"],
-        geometry=manifest["geometry"]["rule"],
-        intensity=manifest["intensity"]["rule"],
-        normalisation=manifest["normalisation"]["rule"],
+        **(_volumes(manifest) if manifest["task"] == VOLUME else _images(manifest)),
         licence=licence.get("id", "unknown"),
         source=licence.get("source", "unknown"),
         recipe=lineage.get("recipe", "unknown"),
@@ -79,6 +76,28 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         sets=f"Trained on: {', '.join(sets)}.\n\n" if sets else "",
         attribution=licence.get("attribution", "unknown").replace("; ", "\n\n"),
     )
+
+
+def _images(manifest: Mapping[str, Any]) -> dict[str, str]:
+    size, rule = manifest["geometry"]["input_size"], manifest["geometry"]["rule"]
+    intensity, normalisation = manifest["intensity"]["rule"], manifest["normalisation"]["rule"]
+    return {
+        "input": f"{size} x {size} pixels, rule `{rule}`, intensity `{intensity}`, normalisation `{normalisation}`",
+        "golden": "images",
+        "sources": "scikit-image's `cell`, `immunohistochemistry` and `retina`",
+    }
+
+
+def _volumes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    geometry = manifest["geometry"]
+    crop, spacing = (" x ".join(map(str, geometry[name] or ())) for name in ("crop", "spacing"))
+    return {
+        "input": f"windows of {crop} voxels (z, y, x), spacing {f'{spacing} mm' if spacing else 'as given'}, "
+        f"orientation {geometry['orientation'] or 'as given'}, overlap {geometry['overlap']:g}, blending "
+        f"`{geometry['blending']}`, intensity `{manifest['intensity']['rule']}`",
+        "golden": "crops",
+        "sources": "nibabel's example volumes `example4d` and `anatomical`, stretched to a window",
+    }
 
 
 def _promptable(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -96,9 +115,10 @@ def _promptable(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 def _semantic(manifest: Mapping[str, Any]) -> dict[str, str]:
     classes = ", ".join(f"{number} {name}" for number, name in manifest["classes"].items())
+    element, images = ("voxel", "volumes") if manifest["task"] == VOLUME else ("pixel", "images")
     return {
-        "takes": f"| prompts | none: it names the class of each pixel |\n| classes | {classes} |",
-        "use": "Outlining of its classes in medical images of the kind that it was trained on,",
+        "takes": f"| prompts | none: it names the class of each {element} |\n| classes | {classes} |",
+        "use": f"Outlining of its classes in medical {images} of the kind that it was trained on,",
         "limits": "It knows its classes alone, takes anything else for one of them or for background, and has no "
         "estimate of\nhow good its masks are.",
     }
@@ -121,7 +141,7 @@ def _auto(manifest: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-_ABOUT = {PROMPTABLE: _promptable, SEMANTIC: _semantic, AUTO: _auto}
+_ABOUT = {PROMPTABLE: _promptable, SEMANTIC: _semantic, AUTO: _auto, VOLUME: _semantic}
 
 
 def _accuracy(manifest: Mapping[str, Any]) -> str:

@@ -127,6 +127,7 @@ def export_graph(
     outputs: Sequence[str],
     dynamic_shapes: dict[str, Any],
     rewrites: Sequence[str],
+    forbidden: Sequence[str] = FORBIDDEN_OPERATORS,
 ) -> bytes:
     """A graph as an ONNX file that keeps the contract.
 
@@ -137,6 +138,7 @@ def export_graph(
         outputs: names of what it returns.
         dynamic_shapes: by argument of `forward`, as `torch.onnx.export` takes them.
         rewrites: some of `REWRITES`; only those that change the traced graph count here.
+        forbidden: operators that it must not have.
 
     Raises:
         ExportError: the graph breaks the contract.
@@ -159,7 +161,7 @@ def export_graph(
     if "gelu" in rewrites:
         fuse_gelu(proto)
     store_halves(proto)
-    check_graph(proto, inputs, outputs)
+    check_graph(proto, inputs, outputs, forbidden)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -188,7 +190,12 @@ def _strip_traces(proto: onnx.ModelProto) -> None:
     del proto.graph.metadata_props[:]
 
 
-def check_graph(proto: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def check_graph(
+    proto: onnx.ModelProto,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    forbidden: Sequence[str] = FORBIDDEN_OPERATORS,
+) -> None:
     """Hold a graph against the contract: names, static rank, operators that build everywhere.
 
     Raises:
@@ -206,6 +213,6 @@ def check_graph(proto: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence
         problems += [f"{value.name} has no rank" for value in values if not value.type.tensor_type.HasField("shape")]
     nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
     operators = Counter(node.op_type for node in nodes)
-    problems += [f"{operators[name]} x {name}" for name in FORBIDDEN_OPERATORS if name in operators]
+    problems += [f"{operators[name]} x {name}" for name in forbidden if name in operators]
     if problems:
         raise ExportError("the exported graph breaks the contract: " + "; ".join(problems))

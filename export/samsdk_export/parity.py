@@ -15,8 +15,9 @@ from samsdk.backends import backend_name, engine_name
 from samsdk.bundle import Bundle
 from samsdk.certificates import complete
 from samsdk.errors import SamsdkError
-from samsdk.golden import EXACT, LOWER, measure_parity
-from samsdk.predictor import Predictor
+from samsdk.golden import EXACT, LOWER
+from samsdk.opening import predictor_for
+from samsdk.parity import measure_bundle
 from samsdk.tiers import DICE_BOUNDS
 from samsdk_export.calibration import CalibrationSets, Reference, dice_change, largest_change, what_counts
 
@@ -83,8 +84,8 @@ def measure(request: Mapping[str, Any]) -> dict[str, Any]:
     tier, device = request["tier"], request["device"]
     bundle, backend = Bundle.open(request["bundle"]), backend_name(device)
     manifest = bundle.manifest
-    predictor = Predictor(bundle, device=device, tier=tier, uncertified=backend)
-    measured = measure_parity(predictor, EXACT if tier == "exact" else LOWER).to_dict()
+    predictor = predictor_for(bundle)(bundle, device=device, tier=tier, uncertified=backend)
+    measured = measure_bundle(predictor, EXACT if tier == "exact" else LOWER).to_dict()
     measured |= {"dice": None, "dice_change": None}
     if request.get("reference") is not None:
         sets = CalibrationSets(tuple(map(Path, request["folders"])), request["images"], request["objects"])

@@ -8,7 +8,7 @@ from typing import Any
 from samsdk.backends import available_devices, backend_name
 from samsdk.backends.tensorrt_library import import_library
 from samsdk.bundle import Bundle
-from samsdk.manifest import AUTO
+from samsdk.manifest import AUTO, VOLUME
 from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference, what_counts
 from samsdk_export.engine_writer import add_engines
 from samsdk_export.manifest_writer import plan_entry, write_manifest
@@ -57,10 +57,14 @@ class TierRequest:
             task: the checkpoint's.
 
         Raises:
-            ExportError: engines of a model that prompts itself.
+            ExportError: engines of a model that prompts itself; lower tiers of one for volumes.
             MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX.
             CalibrationError, DataError: a calibration set cannot be used.
         """
+        if task == VOLUME and (self.tiers or self.calibration is not None):
+            raise ExportError(
+                f"a model for volumes is exported in full precision, {EXACT}: leave the tiers and calibration sets out"
+            )
         if self.calibration is not None:
             for folder in self.calibration.folders:
                 self.calibration.read(folder)

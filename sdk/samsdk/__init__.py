@@ -23,6 +23,7 @@ from samsdk.embedding import Embedding
 from samsdk.errors import (
     BackendError,
     BundleError,
+    CancelledError,
     DownloadError,
     ImageError,
     ImageNotSetError,
@@ -30,18 +31,24 @@ from samsdk.errors import (
     OutputError,
     PromptError,
     SamsdkError,
+    VolumeError,
 )
+from samsdk.io.nifti import read_nifti
+from samsdk.opening import predictor_for
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
 from samsdk.results import Result
 from samsdk.semantic import SemanticResult
 from samsdk.splitting import Splitting
+from samsdk.volumes import Volume, VolumeResult
+from samsdk.volumes.predictor import VolumePredictor
 
 __all__ = [
     "AutoResult",
     "BackendError",
     "Bundle",
     "BundleError",
+    "CancelledError",
     "DownloadError",
     "Embedding",
     "ImageError",
@@ -55,7 +62,12 @@ __all__ = [
     "SamsdkError",
     "SemanticResult",
     "Splitting",
+    "Volume",
+    "VolumeError",
+    "VolumePredictor",
+    "VolumeResult",
     "load",
+    "read_nifti",
     "segment",
 ]
 __version__: Final = version("samsdk")
@@ -90,6 +102,9 @@ def load(
         uncertified: name of a backend, e.g. `onnxruntime-cuda`, that may run although nothing proves that it computes
             there what was validated; None refuses every such backend.
 
+    Returns:
+        The bundle, ready to run; of a volume bundle a `VolumePredictor`.
+
     Raises:
         BundleError: no such bundle, or it is damaged, unknown or not certified.
         BackendError: the device was asked for by name and is not there.
@@ -97,7 +112,7 @@ def load(
     """
     options = BackendOptions(threads, gpu_memory_mb, _compiled_folder() if cache else None)
     bundle = Bundle.open(hub.resolve_bundle(model))
-    return Predictor(bundle, device=device, tier=tier, options=options, uncertified=uncertified)
+    return predictor_for(bundle)(bundle, device=device, tier=tier, options=options, uncertified=uncertified)
 
 
 def _compiled_folder() -> Path | None:
@@ -140,7 +155,8 @@ def segment(
 
     Returns:
         The mask, the size of the image as given, with its score and where it came from; of a semantic bundle a
-        `SemanticResult`, with the class of each pixel; of one that prompts itself an `AutoResult`, with its points.
+        `SemanticResult`, with the class of each pixel; of one that prompts itself an `AutoResult`, with its points; of
+        a volume bundle, which takes a `Volume` or the path of a NIfTI file, a `VolumeResult`.
 
     Raises:
         ImageError, PromptError, BundleError, BackendError, MissingExtraError: each says what was expected, what came,

@@ -14,6 +14,7 @@ from samsdk.bundle import Bundle
 from samsdk.certificates import find_certificate
 from samsdk.environment import describe_environment
 from samsdk.errors import BackendError, BundleError, SamsdkError
+from samsdk.manifest import VOLUME
 
 _PEAK_SIDE = 1536
 
@@ -50,6 +51,11 @@ def run_bench(
         BundleError: nothing can be timed.
         BackendError: a process failed.
     """
+    if bundle.manifest.task == VOLUME:
+        raise BundleError(
+            f"bundle {bundle.manifest.name!r} segments volumes, which differ in size: what one takes is in its "
+            "predictor's plan and timings, and what a window takes in the certificate (`samsdk doctor --json`)"
+        )
     systems, skipped = _choose(bundle, devices, tiers)
     if not systems:
         raise BundleError("nothing to time: " + "; ".join(skipped))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from samsdk.errors import BundleError
-from samsdk.manifest import Manifest, is_safe_name, read_manifest
+from samsdk.manifest import Manifest
+from samsdk.manifest_reader import is_safe_name, read_manifest
 
 MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.npz"

@@ -8,7 +8,7 @@ from samsdk.bench import run_bench
 from samsdk.bundle import Bundle
 from samsdk.command import DEVICES, Report, Subparsers, add_command
 from samsdk.doctor import examine
-from samsdk.manifest import AUTO, SEMANTIC, Manifest
+from samsdk.manifest import AUTO, SEMANTIC, VOLUME, Manifest
 
 
 def add_info(commands: Subparsers) -> None:
@@ -24,7 +24,7 @@ def _run_info(args: argparse.Namespace) -> Report:
     lines = [
         f"{manifest.name} {manifest.version}  {manifest.task}  {bundle.identity}",
         f"path: {bundle.path}",
-        f"input {manifest.preprocessing.input_size} px  embedding {list(manifest.embedding['image_embeddings'])}",
+        _input(manifest),
         _takes(manifest),
         f"licence: {manifest.licence.get('id', '?')}  {manifest.licence.get('source', '')}",
     ]
@@ -37,8 +37,16 @@ def _run_info(args: argparse.Namespace) -> Report:
     return Report({**data, "path": str(bundle.path), "identity": bundle.identity}, "\n".join(lines))
 
 
+def _input(manifest: Manifest) -> str:
+    volume = manifest.volume
+    if volume is None:
+        return f"input {manifest.preprocessing.input_size} px  embedding {list(manifest.embedding['image_embeddings'])}"
+    spacing = "as given" if volume.spacing is None else f"{list(volume.spacing)} mm"
+    return f"windows {list(volume.crop)} voxels (z, y, x)  spacing {spacing}  overlap {volume.overlap:g}"
+
+
 def _takes(manifest: Manifest) -> str:
-    if manifest.task == SEMANTIC:
+    if manifest.task in (SEMANTIC, VOLUME):
         return "classes: " + ", ".join(f"{number} {name}" for number, name in manifest.classes.items())
     alone = "none needed, or " if manifest.task == AUTO else ""
     return f"prompts: {alone}{', '.join(manifest.prompt_kinds)} (trained with: {', '.join(manifest.trained_kinds)})"

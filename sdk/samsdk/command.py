@@ -50,6 +50,26 @@ def add_command(commands: Subparsers, name: str, run: Command, text: str) -> arg
     return parser
 
 
+def parse_numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
+    """Read an option's numbers.
+
+    Args:
+        text: as it was given, with commas between the numbers.
+        counts: how many there may be.
+        form: what is expected, for the error.
+
+    Raises:
+        argparse.ArgumentTypeError: these are no numbers, or another count of them.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
+    return values
+
+
 def extend(commands: Subparsers, group: str) -> None:
     """Add what the installed rooms have, by their entry points of a group."""
     for extension in sorted(entry_points(group=group), key=lambda entry: entry.name):

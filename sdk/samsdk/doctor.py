@@ -8,8 +8,9 @@ from samsdk.bundle import Bundle
 from samsdk.certificates import complete, find_certificate, keep_certificate
 from samsdk.environment import describe_environment, installation_problems
 from samsdk.errors import BundleError, SamsdkError
-from samsdk.golden import measure_parity
-from samsdk.predictor import Predictor
+from samsdk.manifest import VOLUME
+from samsdk.opening import predictor_for
+from samsdk.parity import measure_bundle
 
 
 def examine(bundle: Bundle, *, device: str | None = None, certify: bool = False) -> dict[str, Any]:
@@ -64,15 +65,18 @@ def _check(bundle: Bundle, tier: str, device: str, certify: bool) -> dict[str, A
     try:
         backend = backend_name(device)
         # No compiled graph of an earlier process: what is measured is what is in the bundle.
-        predictor = Predictor(bundle, device=device, tier=tier, options=BackendOptions(), uncertified=backend)
-        parity = measure_parity(predictor)
+        predictor = predictor_for(bundle)(
+            bundle, device=device, tier=tier, options=BackendOptions(), uncertified=backend
+        )
+        parity = measure_bundle(predictor)
     except SamsdkError as error:
         return {**check, "detail": str(error)}
     plan, engine = predictor.engines.plan, engine_name(backend)
     if certify:
         keep_certificate(bundle, tier, backend, complete(bundle, plan, engine, parity.to_dict()))
+    asked = "crops" if bundle.manifest.task == VOLUME else "prompts"
     detail = (
-        f"{parity.cases} golden prompts, largest logit difference {parity.max_logit_difference:.1e}, "
+        f"{parity.cases} golden {asked}, largest logit difference {parity.max_logit_difference:.1e}, "
         f"mean mask IoU {parity.mean_mask_iou:.6f}"
     )
     try:

@@ -29,7 +29,10 @@ PREFERENCE: Final = ("tensorrt", "cuda", "openvino", "cpu")
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's graphs, loaded, and what they were loaded as; only one that prompts itself has a `prompter`."""
+    """A bundle's graphs, loaded, and what they were loaded as; only one that prompts itself has a `prompter`.
+
+    `encoder` and `decoder` of a volume bundle are both its one network.
+    """
 
     encoder: Backend
     decoder: Backend
@@ -87,5 +90,5 @@ def _open(
     certificate = None
     if uncertified != backend:
         certificate = find_certificate(bundle, tier, backend, plan, engine_name(backend))
-    encoder, decoder, *others = (open_graph(bundle.read(graph.file), graph, device, options) for graph in plan.graphs)
-    return Engines(encoder, decoder, backend, tier, plan, certificate, *others)
+    loaded = [open_graph(bundle.read(graph.file), graph, device, options) for graph in plan.graphs]
+    return Engines(loaded[0], loaded[min(1, len(loaded) - 1)], backend, tier, plan, certificate, *loaded[2:])

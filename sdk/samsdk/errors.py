@@ -14,6 +14,14 @@ class ImageError(SamsdkError, ValueError):
     """The image cannot be read or is not something that can be segmented."""
 
 
+class VolumeError(ImageError):
+    """The volume cannot be read or is not something that can be segmented: its voxels, or where they lie."""
+
+
+class CancelledError(SamsdkError):
+    """The caller stopped it."""
+
+
 class PromptError(SamsdkError, ValueError):
     """A point, box or mask prompt is malformed, lies outside the image, or is of a kind that the bundle lacks."""
 

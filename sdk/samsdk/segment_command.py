@@ -4,34 +4,26 @@ import argparse
 from pathlib import Path
 
 import samsdk
-from samsdk.command import DEVICES, Report, Subparsers, WrongCallError, add_command
+from samsdk.command import DEVICES, Report, Subparsers, WrongCallError, add_command, parse_numbers
 from samsdk.errors import PromptError
 from samsdk.io.images import read_image, write_png
-
-
-def _numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
-    return values
+from samsdk.io.nifti import is_nifti
+from samsdk.volume_command import add_volume_options, refuse_volume_options, segment_volume
 
 
 def _point(text: str) -> list[float]:
-    values = _numbers(text, (2, 3), "X,Y or X,Y,LABEL")
+    values = parse_numbers(text, (2, 3), "X,Y or X,Y,LABEL")
     return values if len(values) == 3 else [*values, 1.0]
 
 
 def _box(text: str) -> list[float]:
-    return _numbers(text, (4,), "X0,Y0,X1,Y1")
+    return parse_numbers(text, (4,), "X0,Y0,X1,Y1")
 
 
 def add_segment(commands: Subparsers) -> None:
     """Add the command `segment`."""
     parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at, or what a model knows")
-    parser.add_argument("image", type=Path, help="image file")
+    parser.add_argument("image", type=Path, help="image file, or volume: .nii.gz or .nii")
     parser.add_argument(
         "--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable"
     )
@@ -46,7 +38,7 @@ def add_segment(commands: Subparsers) -> None:
         help="look a second time, at a window around the object; as the bundle recommends when left out",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help="mask or label map: .png, .npz, .nii.gz or .json"
+        "-o", "--output", type=Path, metavar="OUT", help="mask or label map: .png (images), .npz, .nii.gz or .json"
     )
     parser.add_argument("--overlay", type=Path, metavar="PNG", help="picture of the mask on the image")
     parser.add_argument(
@@ -55,9 +47,13 @@ def add_segment(commands: Subparsers) -> None:
         metavar="PNG",
         help="numbers of the objects, 16 bits; of bundles that prompt themselves",
     )
+    add_volume_options(parser)
 
 
 def _run_segment(args: argparse.Namespace) -> Report:
+    if is_nifti(args.image):
+        return segment_volume(args)
+    refuse_volume_options(args)
     points = [point[:2] for point in args.point] if args.point else None
     labels = [point[2] for point in args.point] if args.point else None
     image = read_image(args.image)

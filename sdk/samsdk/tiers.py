@@ -4,6 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+# The graphs that a plan names: of an image, of one that a model prompts itself on, and of a volume.
+IMAGE_PARTS: Final = ("encoder", "decoder")
+PROMPTED_PARTS: Final = (*IMAGE_PARTS, "prompter")
+VOLUME_PARTS: Final = ("network",)
 # What an engine may compute in; float32 is what was trained.
 PRECISIONS: Final = ("float32", "bfloat16", "float16", "int8")
 ENGINES: Final = ("onnxruntime", "openvino", "tensorrt")
@@ -32,8 +36,8 @@ class Plan:
     """One way to run a model.
 
     Attributes:
-        encoder: the encoder's graph.
-        decoder: the decoder's graph.
+        encoder: the encoder's graph; of a volume bundle its one graph, the network.
+        decoder: the decoder's graph; of a volume bundle the same as `encoder`.
         engines: some of `ENGINES`; those that can run these files.
         targets: GPU generations (`sm86`) that the files were built for; empty where they run on any.
         prompter: the graph that says where points may go, of a bundle that prompts itself; else None.
@@ -46,9 +50,17 @@ class Plan:
     prompter: Graph | None = None
 
     @property
+    def parts(self) -> dict[str, Graph]:
+        """The graphs by what they are called in a manifest."""
+        if self.decoder is self.encoder:
+            return dict(zip(VOLUME_PARTS, (self.encoder,), strict=True))
+        prompter = {} if self.prompter is None else {"prompter": self.prompter}
+        return {"encoder": self.encoder, "decoder": self.decoder, **prompter}
+
+    @property
     def graphs(self) -> tuple[Graph, ...]:
-        """Encoder, decoder and, where there is one, prompter."""
-        return (self.encoder, self.decoder, *(() if self.prompter is None else (self.prompter,)))
+        """Encoder, decoder and, where there is one, prompter; or the network alone."""
+        return tuple(self.parts.values())
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -71,12 +83,12 @@ class TierReader:
 
     Args:
         files: what the manifest's `files` lists.
-        auto: whether the bundle prompts itself, for which each plan needs a prompter.
+        parts: what each plan must name, e.g. `IMAGE_PARTS`.
     """
 
-    def __init__(self, files: Mapping[str, Any], auto: bool = False) -> None:
+    def __init__(self, files: Mapping[str, Any], parts: tuple[str, ...] = IMAGE_PARTS) -> None:
         self._files = files
-        self._auto = auto
+        self._parts = parts
         self.problems: list[str] = []
 
     def tiers(self, data: Mapping[str, Any]) -> dict[str, tuple[Plan, ...]]:
@@ -95,8 +107,9 @@ class TierReader:
             if not isinstance(plan, Mapping):
                 self.problems.append(f"{place} must be an object, got {plan!r}")
                 continue
-            encoder, decoder = (self._graph(f"{place}.{part}", plan.get(part)) for part in ("encoder", "decoder"))
-            prompter = self._graph(f"{place}.prompter", plan.get("prompter")) if self._auto else None
+            graphs = [self._graph(f"{place}.{part}", plan.get(part)) for part in self._parts]
+            encoder, decoder = graphs[0], graphs[min(1, len(graphs) - 1)]
+            prompter = graphs[2] if len(graphs) > 2 else None
             engines = self._words(f"{place}.engines", plan.get("engines"), ENGINES)
             targets = self._words(f"{place}.targets", plan.get("targets", []))
             if encoder and decoder and engines:

@@ -25,7 +25,7 @@ from samsdk import (
     Splitting,
     cli,
 )
-from samsdk.manifest import read_manifest
+from samsdk.manifest_reader import read_manifest
 from samsdk.masks import Region
 from samsdk.point_selection import select_points
 from samsdk.splitting import number_objects, split_instances

@@ -108,9 +108,9 @@ def test_importing_samsdk_is_quick_and_loads_nothing_heavy() -> None:
             assert not {name.partition(".")[0] for name in modules} & {*LIBRARIES, *ROOMS}
         # Beside what it is built on, and the best of some: the rest tells of the machine's other work.
         own, below = (min(took) for took in times.values())
-        if own < 2.2 * below:
+        if own < 3 * below:
             break
-    assert own < 2.2 * below, f"imports took {times}"
+    assert own < 3 * below, f"imports took {times}"
 
 
 def test_the_installed_program_is_there() -> None:

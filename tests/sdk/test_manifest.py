@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from samsdk.errors import BundleError
-from samsdk.manifest import Manifest, is_safe_name, read_manifest
+from samsdk.manifest import Manifest
+from samsdk.manifest_reader import is_safe_name, read_manifest
 from samsdk.tiers import Graph, Plan
 from samsdk.zoom import Zoom
 
@@ -89,7 +90,7 @@ def test_what_is_no_manifest_is_refused(text: bytes, message: str) -> None:
 PROBLEMS = [
     ("name", ..., "name is missing"),
     ("version", 1, "version has the wrong type: 1"),
-    ("task", "volume", "task is 'volume', expected: promptable"),
+    ("task", "regression", "task is 'regression', expected: promptable, semantic, auto, volume"),
     ("geometry", ..., "geometry.rule is missing"),
     ("geometry/rule", "stretch", "geometry.rule is 'stretch', expected: longest_pad_br, resize_square, pad_"),
     (
@@ -158,13 +159,13 @@ def test_a_missing_or_malformed_field_is_named(valid: dict[str, Any], path: str,
 
 def test_one_error_lists_all_problems_and_nothing_twice(valid: dict[str, Any]) -> None:
     data = valid
-    for path, value in (("name", ...), ("task", "volume"), ("outputs/mask_side", -4), ("tiers/exact", [{}])):
+    for path, value in (("name", ...), ("task", "regression"), ("outputs/mask_side", -4), ("tiers/exact", [{}])):
         data = change(data, path, value)
     with pytest.raises(BundleError) as caught:
         read(data)
     assert str(caught.value).removeprefix("manifest.json is not a valid format 1 manifest: ").split("; ") == [
         "name is missing",
-        "task is 'volume', expected: promptable, semantic, auto",
+        "task is 'regression', expected: promptable, semantic, auto, volume",
         "outputs.mask_side must be between 1 and 8192, got -4",
         "tiers.exact.0.encoder is missing",
         "tiers.exact.0.decoder is missing",

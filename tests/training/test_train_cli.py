@@ -7,6 +7,10 @@ import pytest
 
 from samsdk import cli
 from samsdk_training import train_cli
+from samsdk_training.evaluation import PROMPTS
+
+
+ROW = {"before": dict.fromkeys(PROMPTS, 0.5), "after": dict.fromkeys(PROMPTS, 0.75)}
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
         def keep(made, base, sets, run, *, licence):
             seen.update(recipe=made, base=base, sets=sets, run=run, licence=licence)
-            return {"step": 1, "table": "before  after"}
+            return {"step": 1, "before_after": {"sets": {"knee": ROW}, "mean": ROW}}
 
         changed = train_cli._Entry(entry.default, entry.from_dict, keep)
         monkeypatch.setattr(train_cli, "_entries", lambda: {recipe: changed})
@@ -41,7 +45,9 @@ def test_every_recipe_has_defaults_that_hold_and_a_base() -> None:
         content = entry.default().to_dict()
         assert content["recipe"] == name
         assert entry.from_dict(json.loads(json.dumps(content))) == entry.default()
-        assert train_cli.RECIPES[name][1] in ("student", "lite-medsam")
+        # Models for volumes start from random weights, unless a 2-D ViT is given.
+        bases = (None,) if name in ("autoprosam", "swin_unetr") else ("student", "lite-medsam")
+        assert train_cli.RECIPES[name][1] in bases
 
 
 def test_a_file_and_then_flags_change_the_defaults(called, tmp_path: Path, capsys) -> None:
@@ -57,7 +63,7 @@ def test_a_file_and_then_flags_change_the_defaults(called, tmp_path: Path, capsy
     assert seen["sets"] == [tmp_path / "set"]
     assert len(seen["base"].sha256) == 64
     out = capsys.readouterr().out
-    assert "before  after" in out
+    assert "knee  box 0.500 -> 0.750" in out
     assert f"samsdk export {tmp_path / 'run' / 'best'} -o BUNDLE" in out
 
 

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from samsdk.auto import AutoPrompts
 from samsdk.errors import SamsdkError
 from samsdk.io.atomic import atomic_folder
 from samsdk.io.wheels import file_sha256
-from samsdk.manifest import AUTO, PROMPTABLE, SINGLE_MASKS
+from samsdk.manifest import AUTO, PROMPTABLE, SINGLE_MASKS, VOLUME
 from samsdk.transforms import Preprocessing
-from samsdk_training.checkpoint_tasks import task_problems
-from samsdk_training.models.sam import Sam, build_sam
+from samsdk.volumes.preprocessing import VolumePreprocessing
+from samsdk_training.checkpoint_tasks import build_network, task_problems, volume_problems
+from samsdk_training.models.sam import Sam
 from samsdk_training.models.sam_config import SamConfig
 
 FORMAT = 1
@@ -53,13 +54,14 @@ class Checkpoint:
     """A trained model with all that is needed to use it. The dictionaries hold JSON types only.
 
     Attributes:
-        model: Architecture and configuration, as `SamConfig.to_dict` gives them.
-        geometry: How an image becomes the square input.
+        model: Architecture and configuration, as `SamConfig.to_dict` gives them, or `VolumeConfig`'s.
+        geometry: How an image becomes the square input; of a model for volumes, and likewise `intensity`, see
+            `samsdk.volumes.preprocessing.VolumePreprocessing`.
         intensity: How values of any depth become 8-bit.
-        normalisation: How 8-bit values become the network's input.
+        normalisation: How 8-bit values become the network's input; the rule `none` of a model for volumes.
         prompts: Kinds of prompt that the model takes, those that it was trained with, and the kind of its mask prompt;
             of a model that prompts itself `selection` and `splitting`, see `samsdk.auto.AutoPrompts`.
-        classes: Name of each class by its number as text, `0` a semantic model's background; empty without classes.
+        classes: Name of each class by its number as text, `0` the background; empty without classes.
         licence: Licence, source and attribution of the weights.
         lineage: Where the weights came from.
         state: The tensors by their official state-dict keys.
@@ -114,6 +116,15 @@ class Checkpoint:
         )
 
     @property
+    def volume(self) -> VolumePreprocessing:
+        """Geometry and intensity of a model for volumes as the code that carries them out.
+
+        Raises:
+            ValueError: The rules are not valid, which `check` tells as a `CheckpointError`.
+        """
+        return VolumePreprocessing.of(self.geometry, self.intensity)
+
+    @property
     def single_mask(self) -> str:
         """Which mask answers when one is asked for, see `samsdk.answers.wanted_masks`."""
         return str(self.prompts.get("single", SINGLE_MASKS[0]))
@@ -131,12 +142,20 @@ class Checkpoint:
         """Build the model with these weights, in evaluation mode, on the CPU.
 
         Raises:
-            CheckpointError: The configuration is not valid, or tensors are missing, unexpected or of the wrong shape.
+            CheckpointError: The configuration is not valid, tensors are missing, unexpected or of the wrong shape, or
+                the model is for volumes.
         """
+        model = self.build_network()
+        if not isinstance(model, Sam):
+            raise CheckpointError("this checkpoint's model is for volumes, expected one for images")
+        return model
+
+    def build_network(self) -> nn.Module:
+        """Like `build`, a model of any task."""
         self.check()
-        sam = build_sam(SamConfig.from_dict(self.model))
-        sam.load_state_dict(self.state)
-        return sam.eval()
+        network = build_network(self.task, self.model)
+        network.load_state_dict(self.state)
+        return network.eval()
 
     def check(self) -> None:
         """Compare configuration, tensors and task without building the model.
@@ -144,20 +163,24 @@ class Checkpoint:
         Raises:
             CheckpointError: As for `build`; the text lists every problem.
         """
-        problems = state_problems(self.model, self.state)
-        if not problems:
+        problems = state_problems(self.model, self.state, self.task)
+        if not problems and self.task == VOLUME:
+            rules = {name: getattr(self, name) for name in ("geometry", "intensity", "normalisation", "prompts")}
+            problems = volume_problems(self.model, rules, self.classes)
+        elif not problems:
             config = SamConfig.from_dict(self.model)
             problems = task_problems(self.task, config, self.prompts, self.classes)
         if problems:
             raise CheckpointError("the parts of this checkpoint do not belong together:", problems)
 
 
-def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
+def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor], task: str = PROMPTABLE) -> list[str]:
     """List what keeps tensors from loading into a model.
 
     Args:
-        model: Configuration as `SamConfig.to_dict` gives it.
+        model: Configuration as `SamConfig.to_dict` gives it, or `VolumeConfig`'s.
         state: Tensors by state-dict key.
+        task: See `Checkpoint`.
 
     Returns:
         One text for each missing, unexpected or wrongly shaped tensor, sorted by key; empty if they fit.
@@ -165,7 +188,7 @@ def state_problems(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> lis
     try:
         # On the meta device a model costs no memory and no initialisation.
         with torch.device("meta"):
-            expected = build_sam(SamConfig.from_dict(model)).state_dict()
+            expected = build_network(task, model).state_dict()
     except ValueError as error:
         return [f"the configuration is not valid: {error}"]
     problems = []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from samsdk.errors import ImageError
 from samsdk.io.images import read_image
-from samsdk.io.nifti import Volume, read_volume
+from samsdk.io.nifti import CanonicalVolume, read_canonical
 from samsdk_training.set_folder import DataError, Entry, SetSettings, is_volume
 from samsdk_training.volumes import AXES, plane_spacing, upright
 
@@ -73,7 +73,7 @@ def read_entry(entry: Entry, axis: str) -> Stored:
     return Stored(image, _read_image(entry.mask), None, None, str(image.dtype))
 
 
-def read_volumes(entry: Entry) -> tuple[Volume, Volume]:
+def read_volumes(entry: Entry) -> tuple[CanonicalVolume, CanonicalVolume]:
     """The image and the labels of a NIfTI entry.
 
     Raises:
@@ -83,7 +83,7 @@ def read_volumes(entry: Entry) -> tuple[Volume, Volume]:
     if entry.mask is None or not is_volume(entry.image):
         raise DataError(f"expected NIfTI volumes, got {entry.image}")
     try:
-        return read_volume(entry.image), read_volume(entry.mask)
+        return read_canonical(entry.image), read_canonical(entry.mask)
     except ImageError as error:
         raise DataError(str(error)) from error
 
@@ -148,7 +148,7 @@ def _read_nifti(entry: Entry, axis: str) -> Stored:
     )
 
 
-def _apart(image: Volume, mask: Volume) -> float:
+def _apart(image: CanonicalVolume, mask: CanonicalVolume) -> float:
     """The largest distance between where the two put a corner, in the image's shortest voxel side."""
     last = np.array(image.values.shape) - 1
     corners = np.array([[*(last * place), 1] for place in np.ndindex(2, 2, 2)])

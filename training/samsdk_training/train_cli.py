@@ -23,6 +23,8 @@ RECIPES: Final[Mapping[str, tuple[str, str | None]]] = {
     "cheap_lunch": ("the same from a few annotated images", _LITE_MEDSAM),
     "sac": ("a model that prompts itself", _LITE_MEDSAM),
     "sam_med2d": ("a promptable model with adapters, trained by corrections", _LITE_MEDSAM),
+    "autoprosam": ("a model that names the class of each voxel of a volume, without prompts", None),
+    "swin_unetr": ("the same for processors, by itself or from an autoprosam", None),
     "student": ("a small promptable model for processors, from random weights", None),
 }
 # Flags that change a recipe's own fields: the part of the recipe, and the field.
@@ -105,7 +107,9 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 
     entry = _entries()[args.recipe]
     recipe = _configured(entry, args)
-    base = find_base(args.base or str(RECIPES[args.recipe][1]))
+    default = RECIPES[args.recipe][1]
+    # What needs no base takes any checkpoint for one, what was merged included.
+    base = (args.base and Path(args.base)) if default is None else find_base(args.base or default)
     sets = find_sets(args.data, TRAIN_LIST)
     result = entry.train(recipe, base, sets, args.output, licence=_licence(args))
     return {"best": str(args.output / "best"), **result}
@@ -116,10 +120,13 @@ def _licence(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _entries() -> dict[str, _Entry]:
-    from samsdk_training.recipes import adapt, lite_medsam, sac, sam_med2d, semantic
+    from samsdk_training.recipes import adapt, lite_medsam, sac, sam_med2d, semantic, volume_recipe
 
     def labels(default: Callable[[], semantic.SemanticRecipe]) -> _Entry:
         return _Entry(default, semantic.SemanticRecipe.from_dict, semantic.train_semantic)
+
+    def volumes(default: Callable[[], volume_recipe.VolumeRecipe]) -> _Entry:
+        return _Entry(default, volume_recipe.VolumeRecipe.from_dict, _train_volume)
 
     return {
         "adapt": _Entry(adapt.AdaptRecipe, adapt.AdaptRecipe.from_dict, adapt.train_adapt),
@@ -131,7 +138,18 @@ def _entries() -> dict[str, _Entry]:
         "cheap_lunch": labels(semantic.cheap_lunch),
         "sac": _Entry(sac.SacRecipe, sac.SacRecipe.from_dict, sac.train_sac),
         "sam_med2d": _Entry(sam_med2d.SamMed2dRecipe, sam_med2d.SamMed2dRecipe.from_dict, sam_med2d.train_sam_med2d),
+        "autoprosam": volumes(volume_recipe.autoprosam),
+        "swin_unetr": volumes(volume_recipe.swin_unetr),
     }
+
+
+def _train_volume(
+    recipe: Any, base: Path | None, sets: list[Path], run: Path, *, licence: dict[str, str]
+) -> dict[str, Any]:
+    # Imported for these recipes alone: it imports MONAI, which takes seconds.
+    from samsdk_training.recipes.autoprosam import train_volume
+
+    return train_volume(recipe, base, sets, run, licence=licence)
 
 
 def _configured(entry: _Entry, args: argparse.Namespace) -> Any:

@@ -19,7 +19,7 @@ def upright(volume: NDArray[_Number], axis: str) -> NDArray[_Number]:
     """The planes of a volume across one axis.
 
     Args:
-        volume: [X, Y, Z] as `samsdk.io.nifti.Volume` has it.
+        volume: [X, Y, Z] as `samsdk.io.nifti.CanonicalVolume` has it.
         axis: out of `AXES`.
 
     Returns:

@@ -21,13 +21,17 @@ from samsdk.io.headers import (
     is_truncated,
     tiff_tags,
 )
+from samsdk.volumes.volume import Volume
 
 MAX_PIXELS: Final = 2**28
 """Larger images are refused: 268 million pixels, a square of 16,384."""
 
 _ACCEPTED: Final = "H x W, H x W x 1, H x W x 3 (RGB) or H x W x 4 (RGBA)"
 _READABLE: Final = ", ".join(FORMATS)
-_OTHER_READERS: Final = {".dcm": "pydicom", ".nii": "nibabel", ".nii.gz": "nibabel"}
+_VOLUME_HINT: Final = (
+    "this bundle segments images: give a slice of it, follow an object through its slices with "
+    "samsdk.propagation.propagate, or load a bundle for volumes"
+)
 # The modes of PIL whose array is already grey, RGB or RGBA; CMYK and LAB have as many channels but mean other things.
 _PLAIN_MODES: Final = frozenset({"L", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
@@ -138,9 +142,10 @@ def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> tuple[bytes,
         return bytes(source), f"image of {len(source)} bytes"
     path = Path(source)
     name = repr(str(path))
-    for suffix, reader in _OTHER_READERS.items():
-        if path.name.lower().endswith(suffix):
-            raise _other_format(name, suffix, reader)
+    if path.name.lower().endswith(".dcm"):
+        raise _other_format(name, ".dcm", "pydicom")
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ImageError(f"cannot read {name}: expected {_READABLE}, got a NIfTI volume; {_VOLUME_HINT}")
     try:
         if path.is_dir():
             raise ImageError(f"cannot read {name}: expected an image file, got a folder; name one file in it")
@@ -231,6 +236,8 @@ def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
 
 def _from_object(image: object) -> NDArray[Any]:
     """Return any array-like as a numpy array of numbers in native byte order."""
+    if isinstance(image, Volume):
+        raise ImageError(f"expected an image, got a volume {image.shape} [D, H, W]; {_VOLUME_HINT}")
     if hasattr(image, "convert") and hasattr(image, "mode") and hasattr(image, "size"):
         image = _plain_pil(image)
     kind = type(image).__name__

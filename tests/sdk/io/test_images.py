@@ -185,9 +185,14 @@ def test_paths_that_are_no_image(tmp_path: Path) -> None:
         read_image(tmp_path / "empty.png")
 
 
-@pytest.mark.parametrize(("name", "reader"), [("a.dcm", "pydicom"), ("a.nii", "nibabel"), ("a.B.NII.GZ", "nibabel")])
-def test_volumes_are_sent_to_their_readers(name: str, reader: str) -> None:
-    with pytest.raises(ImageError, match=rf"this version does not read; read it with {reader} and pass the array"):
+def test_other_formats_are_sent_to_their_readers() -> None:
+    with pytest.raises(ImageError, match=r"this version does not read; read it with pydicom and pass the array"):
+        read_image("a.dcm")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.B.NII.GZ"])
+def test_volumes_are_sent_to_what_segments_them(name: str) -> None:
+    with pytest.raises(ImageError, match=r"got a NIfTI volume; .*samsdk\.propagation\.propagate.* bundle for volumes"):
         read_image(name)
 
 

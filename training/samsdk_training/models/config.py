@@ -1,7 +1,7 @@
 """Configurations between dataclasses and JSON: what a checkpoint says of its model, checked field by field."""
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, fields
+from dataclasses import Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 Config = TypeVar("Config")
@@ -13,19 +13,21 @@ FROM_ZERO = {"least": 0}
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """Return a configuration's fields as JSON types: lists for tuples, and what is JSON already.
+    """Return a configuration's fields as JSON types: lists for tuples, dictionaries for dataclasses.
 
     Args:
         config: A dataclass instance.
     """
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {key: _json_value(value) for key, value in values.items()}
 
 
 def from_json(kind: type[Config], name: str, values: object) -> Config:
     """Build a configuration from what `to_json` returned, possibly after a way through JSON.
 
     Args:
-        kind: The dataclass; its fields are of type `int`, `float`, `bool`, `str` or `tuple[int, ...]`.
+        kind: The dataclass; its fields are of type `int`, `float`, `bool`, `str`, `tuple[int, ...]` or dataclasses
+            of such.
         name: What the configuration is called in errors.
         values: The dictionary.
 
@@ -36,11 +38,14 @@ def from_json(kind: type[Config], name: str, values: object) -> Config:
     declared = fields(kind)  # type: ignore[arg-type]
     optional = {field.name for field in declared if field.metadata.get("optional")}
     given = expect_fields(name, values, {field.name for field in declared}, optional)
-    problems = [text for field in declared if field.name in given for text in _problems(field, given[field.name])]
+    nested = {field.name: field.type for field in declared if is_dataclass(field.type) and field.name in given}
+    plain = [field for field in declared if field.name in given and field.name not in nested]
+    problems = [text for field in plain for text in _problems(field, given[field.name])]
     if problems:
         raise ValueError("; ".join(f"{name}: {text}" for text in problems))
-    present = {field.name: given[field.name] for field in declared if field.name in given}
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in present.items()})
+    present = {field.name: given[field.name] for field in plain}
+    built = {key: from_json(inner, key, given[key]) for key, inner in nested.items()}  # type: ignore[arg-type]
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in present.items()}, **built)
 
 
 def expect_fields(
@@ -80,6 +85,12 @@ def _problems(field: Field[Any], value: object) -> list[str]:
         fits = all(_is_number(number, (int,)) and number >= least for number in numbers)
         expected = "a list of positive numbers" if least else "a list of numbers from 0 on"
     return [] if fits else [f"{field.name}: expected {expected}, got {value!r}"]
+
+
+def _json_value(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_json(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_number(value: object, kinds: tuple[type, ...]) -> bool:

@@ -1,0 +1,220 @@
+"""The predictor of a volume bundle: a volume in, the class of each voxel out, on the volume's own grid."""
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from samsdk.answers import check_finite
+from samsdk.embedding import Embedding
+from samsdk.errors import BackendError, BundleError, CancelledError, PromptError, VolumeError
+from samsdk.io.nifti import is_nifti, read_nifti
+from samsdk.predictor import Predictor
+from samsdk.prompts import Prompt, check_kinds
+from samsdk.results import Result
+from samsdk.transforms import Window
+from samsdk.volumes.blending import LabelWriter, blended_planes
+from samsdk.volumes.grid import NetworkGrid, Sampler
+from samsdk.volumes.preprocessing import EXPECTED_VOLUME, VolumePreprocessing
+from samsdk.volumes.result import VolumeResult
+from samsdk.volumes.sliding import WindowPlan, window_weights
+from samsdk.volumes.volume import Volume
+
+INPUT: Final = "volume"
+OUTPUT: Final = "logits"
+Progress = Callable[[int, int], None]
+"""Called with the number of windows that are done and that of all."""
+
+
+class VolumePredictor(Predictor):
+    """A volume bundle that is ready to run; `samsdk.load` gives it where the bundle is one.
+
+    It has `segment` and `plan`; what other predictors have for images and prompts raises a `VolumeError`. Any number of
+    threads may call `segment` at once, each with the memory that `plan` tells.
+
+    Args as `Predictor`.
+
+    Raises:
+        BundleError: as `Predictor`; or the bundle is for images.
+        BackendError, MissingExtraError: as `Predictor`.
+    """
+
+    @property
+    def preprocessing(self) -> VolumePreprocessing:
+        """How a volume becomes what the network sees.
+
+        Raises:
+            BundleError: the bundle is for images.
+        """
+        if self.manifest.volume is None:
+            raise BundleError(f"bundle {self.manifest.name!r} is for images, not for volumes")
+        return self.manifest.volume
+
+    def warm_up(self) -> None:
+        """Run the network once on nothing, so that what engines put off does not delay a user."""
+        self.run(np.zeros((1, 1, *self.preprocessing.crop), np.float32))
+
+    def run(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network on windows, as it takes them.
+
+        Args:
+            windows: [N, 1, D, H, W], D, H, W those of the bundle's crop.
+
+        Returns:
+            Logits [N, classes, D, H, W], the background's first.
+
+        Raises:
+            BackendError: the engine failed, or its output is not finite.
+        """
+        outputs = self._encoder.run({INPUT: windows})
+        check_finite(outputs)
+        logits, classes = outputs[OUTPUT], len(self.manifest.classes)
+        if logits.shape != (len(windows), classes, *self.preprocessing.crop):
+            raise BackendError(
+                f"the network answers {logits.shape} to {windows.shape}, expected logits of {classes} classes; "
+                "export the bundle again"
+            )
+        return logits
+
+    def plan(self, volume: object, *, batch: int = 1) -> WindowPlan:
+        """Say what `segment` will take, before it starts.
+
+        Args:
+            volume: as for `segment`.
+            batch: as for `segment`.
+
+        Raises:
+            VolumeError: the volume cannot be read or used.
+        """
+        given = _as_volume(volume)
+        return self._plan(NetworkGrid.of(given, self.preprocessing), batch)
+
+    def _plan(self, grid: NetworkGrid, batch: int) -> WindowPlan:
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise VolumeError(f"batch must be a whole number of windows of at least 1, got {batch!r}")
+        plan = WindowPlan.of(grid, self.preprocessing, len(self.manifest.classes), batch)
+        measured = (self.engines.certificate or {}).get("peak_memory_mb")
+        return plan if measured is None else replace(plan, process_bytes=int(measured * 1e6) + plan.peak_bytes)
+
+    def segment(  # type: ignore[override]  # a label map instead of masks, and no prompts
+        self,
+        image: object,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | Result | None = None,
+        multimask: bool = False,
+        zoom: bool | None = None,
+        batch: int = 1,
+        progress: Progress | None = None,
+        cancel: threading.Event | None = None,
+    ) -> VolumeResult:
+        """Name the class of each voxel.
+
+        Args:
+            image: a `Volume`, or the path of a NIfTI file.
+            points: no prompt is taken: this, `labels`, `box` and `mask` must be None.
+            labels: see `points`.
+            box: see `points`.
+            mask: see `points`.
+            multimask: there is one answer: this and `zoom` must be left out.
+            zoom: see `multimask`.
+            batch: windows in one call of the engine. More than one pays on GPUs and takes more memory, see `plan`.
+            progress: called after each call of the engine.
+            cancel: when it is set, the next call of the engine does not take place.
+
+        Returns:
+            The label map, on the grid of the volume as given.
+
+        Raises:
+            VolumeError: the volume cannot be read or used, or something else came.
+            PromptError: there is a prompt.
+            CancelledError: `cancel` was set.
+            BackendError: the engine failed, or its output is not finite.
+        """
+        check_kinds(Prompt(points, labels, box, mask), self.manifest.prompt_kinds)
+        if multimask or zoom:
+            raise PromptError("a volume has one answer and no object to look closer at; leave multimask and zoom out")
+        begun = time.perf_counter()
+        volume = _as_volume(image)
+        grid = NetworkGrid.of(volume, self.preprocessing)
+        plan = self._plan(grid, batch)
+        if not volume.oriented and self.preprocessing.orientation is not None:
+            warnings.warn(
+                "the volume's file does not say how the patient lies; left and right, front and back may be exchanged",
+                UserWarning,
+                stacklevel=2,
+            )
+        engine = _Watched(self.run, plan, progress, cancel)
+        label_map = self._label(volume, grid, plan, engine)
+        timings = {"run": engine.seconds * 1e3, "total": (time.perf_counter() - begun) * 1e3}
+        names = dict(list(self.manifest.classes.items())[1:])
+        return VolumeResult(label_map, names, volume.without_voxels(), timings, self.provider, self.bundle.identity)
+
+    def _label(
+        self, volume: Volume, grid: NetworkGrid, plan: WindowPlan, engine: "_Watched"
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        preprocessing = self.preprocessing
+        scale = preprocessing.intensity.scale(volume.array)
+        voxels = grid.turn.view(volume.array).transpose(plan.order)
+        first, second, last = (axis.size for axis in plan.axes)
+        sampler = Sampler(voxels, scale, (first, second, last))
+        weights = window_weights(preprocessing.crop, preprocessing.blending)
+        labels = np.zeros(volume.shape, np.uint8 if len(self.manifest.classes) <= 256 else np.uint16)
+        turned = grid.turn.view(labels).transpose(plan.order)
+        for strip in plan.strips:
+            writer = LabelWriter(plan, strip, turned)
+            for planes in blended_planes(plan, strip, sampler, scale.fill, weights, engine):
+                writer.write(planes)
+        return labels
+
+    def encode(self, image: object, *, window: Window | None = None) -> Embedding:
+        """There is no embedding of a volume.
+
+        Raises:
+            VolumeError: always.
+        """
+        raise VolumeError(EXPECTED_VOLUME)
+
+
+class _Watched:
+    """The network of one call of `segment`: counts its windows, and stops when it is told to."""
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        plan: WindowPlan,
+        progress: Progress | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._run, self._progress, self._cancel = run, progress, cancel
+        self._done, self._all = 0, plan.windows
+        self.seconds = 0.0
+
+    def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._cancel is not None and self._cancel.is_set():
+            raise CancelledError(f"segmenting the volume was cancelled after {self._done} of {self._all} windows")
+        start = time.perf_counter()
+        logits = self._run(windows)
+        self.seconds += time.perf_counter() - start
+        self._done += len(windows)
+        if self._progress is not None:
+            self._progress(self._done, self._all)
+        return logits
+
+
+def _as_volume(image: Any) -> Volume:
+    if isinstance(image, Volume):
+        return image
+    if is_nifti(image):
+        return read_nifti(os.fspath(image))
+    if getattr(image, "ndim", None) == 3:
+        raise VolumeError("an array alone does not say how large its voxels are: give samsdk.Volume.of(array, spacing)")
+    raise VolumeError(EXPECTED_VOLUME)

@@ -1,0 +1,222 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+import samsdk
+from samsdk.backends import openvino
+from samsdk.bundle import Bundle
+from samsdk.doctor import examine
+from samsdk.errors import BundleError
+from samsdk.volumes import Volume
+from samsdk.volumes.golden import GoldenCrop, measure_crops, read_crops, sample_logits, write_crops
+from samsdk_export.bundle_writer import write_bundle
+from samsdk_export.manifest_writer import file_entry
+from samsdk_export.onnx_export import ExportError
+from samsdk_export.tier_writer import TierRequest
+from samsdk_export.volume_bundle import golden_volumes
+from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from samsdk_training.models.auto_pro_sam_config import AutoProSamConfig
+from samsdk_training.models.vit import VitConfig
+from samsdk_training.models.volume import build_volume_model
+
+CROP = (16, 16, 24)
+CONFIG = AutoProSamConfig(
+    crop=CROP,
+    classes=3,
+    vit=VitConfig(image_size=64, embed_dim=16, depth=4, num_heads=2, global_blocks=(), window_size=2, out_channels=8),
+    window=2,
+    generator_widths=(4, 6),
+    decoder_width=8,
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    """A model for volumes with random weights, so that no term of it is 0 or 1."""
+    torch.manual_seed(9)
+    model = build_volume_model(CONFIG)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return Checkpoint(
+        model=CONFIG.to_dict(),
+        geometry={
+            "rule": "sliding_window",
+            "crop": list(CROP),
+            "spacing": [2.0, 1.5, 1.5],
+            "orientation": "RAS",
+            "overlap": 0.5,
+            "blending": "gaussian",
+        },
+        intensity={"rule": "zscore_nonzero"},
+        normalisation={"rule": "none"},
+        prompts={"kinds": [], "trained": [], "mask": "logits"},
+        classes={"0": "background", "1": "anterior", "2": "posterior"},
+        licence={"id": "CC0-1.0", "source": "random weights", "attribution": "none"},
+        lineage={"recipe": "random weights", "sha256": "0" * 64},
+        state=model.state_dict(),
+        task="volume",
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that the real exporter made. Do not change it."""
+    return write_bundle(checkpoint, tmp_path_factory.mktemp("bundles") / "hippocampus", name="hippocampus")
+
+
+def test_a_checkpoint_comes_back_as_it_was(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(checkpoint, tmp_path / "saved")
+    loaded = load_checkpoint(tmp_path / "saved")
+    assert (loaded.task, loaded.geometry, loaded.model) == ("volume", checkpoint.geometry, checkpoint.model)
+    given = torch.rand(1, 1, *CROP, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.build_network()(given), checkpoint.build_network()(given), rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="for volumes, expected one for images"):
+        loaded.build()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"classes": {"0": "background", "1": "anterior"}}, "classes: expected one for each channel, 0 to 2"),
+        ({"normalisation": {"rule": "minmax"}}, "normalisation: expected the rule 'none'"),
+        ({"intensity": {"rule": "uint8_or_minmax"}}, "intensity.rule is 'uint8_or_minmax'"),
+        ({"prompts": {"kinds": ["box"]}}, "takes none, got box"),
+        ({"geometry": {"rule": "sliding_window"}}, "geometry must have the fields"),
+        ({"model": {**CONFIG.to_dict(), "architecture": "unet"}}, "configuration is not valid.*architecture"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused(checkpoint: Checkpoint, changes: dict, text: str) -> None:
+    with pytest.raises(CheckpointError, match=text):
+        replace(checkpoint, **changes).check()
+
+
+def test_a_crop_that_is_not_the_models_is_refused(checkpoint: Checkpoint) -> None:
+    other = replace(checkpoint, geometry={**checkpoint.geometry, "crop": [16, 16, 32]})
+    with pytest.raises(CheckpointError, match=r"crop must be the model's, \[16, 16, 24\], got \[16, 16, 32\]"):
+        other.check()
+
+
+def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_bytes())
+    assert manifest["task"] == "volume"
+    assert manifest["geometry"] == checkpoint.geometry
+    assert manifest["classes"] == checkpoint.classes
+    assert set(manifest["files"]) == {"network.onnx", "golden.npz", "MODEL_CARD.md"}
+    assert manifest["flops"]["network"] > 1e5
+    certificates = manifest["parity"]["exact"]
+    assert "onnxruntime-cpu" in certificates
+    assert ("openvino" in certificates) == openvino.is_installed()
+    for one in certificates.values():
+        assert one["passed"]
+        assert one["max_logit_difference"] < 1e-4
+        assert one["mean_mask_iou"] > 0.999
+        assert one["peak_memory_mb"] > 10
+    card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| prompts | none: it names the class of each voxel |" in card
+    assert "| input | windows of 16 x 16 x 24 voxels (z, y, x), spacing 2.0 x 1.5 x 1.5 mm, orientation RAS" in card
+
+
+def test_the_graph_takes_any_number_of_windows(bundle: Path, checkpoint: Checkpoint) -> None:
+    graph = onnx.load(bundle / "network.onnx").graph
+    (given,), (answer,) = graph.input, graph.output
+    assert (given.name, answer.name) == ("volume", "logits")
+    assert [side.dim_param or side.dim_value for side in given.type.tensor_type.shape.dim] == ["N", 1, *CROP]
+    windows = torch.randn(3, 1, *CROP, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = checkpoint.build_network()(windows).numpy()
+    predictor = samsdk.load(bundle, device="cpu")
+    assert isinstance(predictor, samsdk.VolumePredictor)
+    np.testing.assert_allclose(predictor.run(windows.numpy()), expected, atol=1e-4)
+
+
+def volume() -> Volume:
+    """An EPI of a head, stored with axes to the left, the feet and the back."""
+    voxels = golden_volumes((22, 40, 30))[0]
+    affine = np.array([[-1.6, 0, 0, 10], [0, 0, -1.4, 20], [0, -2.1, 0, 30], [0, 0, 0, 1.0]])
+    return Volume(voxels, affine)
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_a_volume_is_segmented_as_torch_and_monai_do(bundle: Path, checkpoint: Checkpoint, device: str) -> None:
+    if device == "openvino" and not openvino.is_installed():
+        pytest.skip("without OpenVINO")
+    given, network = volume(), checkpoint.build_network()
+    turned = given.array[::-1].transpose(1, 0, 2)[::-1, :, ::-1].astype(np.float32)
+    signal = turned[turned != 0]
+    scaled = torch.from_numpy(np.where(turned == 0, 0, (turned - signal.mean()) / signal.std()))[None, None]
+    shape = (42, 21, 32)  # 40 x 2.1 / 2, 22 x 1.4 / 1.5, 30 x 1.6 / 1.5
+    seen = torch.nn.functional.interpolate(scaled, size=shape, mode="trilinear")
+    with torch.inference_mode():
+        logits = sliding_window_inference(seen, CROP, 4, network, overlap=0.5, mode="gaussian")
+    back = torch.nn.functional.interpolate(logits, size=turned.shape, mode="trilinear")
+    expected = back[0].argmax(dim=0).numpy()[::-1, :, ::-1].transpose(1, 0, 2)[::-1]
+    result = samsdk.load(bundle, device=device).segment(given, batch=2)
+    assert isinstance(result, samsdk.VolumeResult)
+    assert len(np.unique(expected)) > 1
+    assert np.count_nonzero(result.label_map != expected) <= expected.size * 1e-3
+    assert result.labels == {"1": "anterior", "2": "posterior"}
+
+
+def test_the_plan_tells_the_memory_of_the_process(bundle: Path) -> None:
+    predictor = samsdk.load(bundle, device="cpu")
+    assert isinstance(predictor, samsdk.VolumePredictor)
+    plan, measured = predictor.plan(volume()), predictor.manifest.parity["exact"]["onnxruntime-cpu"]["peak_memory_mb"]
+    assert plan.process_bytes == int(measured * 1e6) + plan.peak_bytes
+    assert plan.windows == 5 * 2 * 2
+
+
+def test_doctor_replays_the_golden_crops(bundle: Path) -> None:
+    report = examine(Bundle.open(bundle), device="cpu")
+    assert report["checks"][0]["passed"]
+    assert report["checks"][0]["certified"]
+    assert "2 golden crops, largest logit difference" in report["checks"][0]["detail"]
+
+
+def test_a_network_that_computes_something_else_fails(bundle: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(bundle, tmp_path / "changed"))
+    crops = read_crops(Bundle.open(bundle))
+    shifted = [replace(crop, logits=crop.logits + 0.01) for crop in crops]
+    relabelled = [replace(crop, labels=np.roll(crop.labels, 3)) for crop in crops]
+    for others, passed in ((crops, True), (shifted, False), (relabelled, False)):
+        (changed / "golden.npz").write_bytes(write_crops(others))
+        manifest = json.loads((changed / "manifest.json").read_bytes())
+        manifest["files"]["golden.npz"] = file_entry(changed / "golden.npz")
+        (changed / "manifest.json").write_text(json.dumps(manifest))
+        predictor = samsdk.load(changed, device="cpu")
+        assert isinstance(predictor, samsdk.VolumePredictor)
+        assert measure_crops(predictor).passed is passed
+    (changed / "golden.npz").write_bytes(write_crops([]))
+    manifest["files"]["golden.npz"] = file_entry(changed / "golden.npz")
+    (changed / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="holds no crop"):
+        read_crops(Bundle.open(changed))
+
+
+def test_golden_crops_are_what_torch_answers(bundle: Path, checkpoint: Checkpoint) -> None:
+    crops, network = read_crops(Bundle.open(bundle)), checkpoint.build_network()
+    for crop, voxels in zip(crops, golden_volumes(CROP), strict=True):
+        np.testing.assert_array_equal(crop.voxels, voxels)
+        assert voxels.std() > 50  # real ones, not a constant
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(checkpoint.volume.intensity.apply(voxels))[None, None])[0].numpy()
+        np.testing.assert_allclose(crop.logits, sample_logits(logits), atol=1e-5)
+        assert np.count_nonzero(crop.labels != logits.argmax(axis=0)) <= 2
+    assert GoldenCrop.of(crops[0].voxels, logits).labels.dtype == np.uint16
+
+
+def test_lower_tiers_are_refused_before_anything_is_done(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    from samsdk_export.calibration import CalibrationSets
+
+    request = TierRequest(("balanced",), CalibrationSets((tmp_path,)))
+    with pytest.raises(ExportError, match="full precision"):
+        write_bundle(checkpoint, tmp_path / "bundle", name="x", request=request)
+    assert not (tmp_path / "bundle").exists()
