@@ -122,9 +122,9 @@ def _write_once(checkpoint: Checkpoint, name: str, temporary: pytest.TempPathFac
     folder = temporary.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    bundle = folder / "bundles" / name
+    bundle = folder / f"bundle-{name}" / name
     bundle.parent.mkdir(exist_ok=True)
-    with FileLock(bundle.with_suffix(".lock")):
+    with FileLock(folder / f"{name}.lock"):
         return bundle if bundle.exists() else write_bundle(checkpoint, bundle, name=name)
 
 

@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel.testing
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +11,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 import samsdk
+from samsdk import cli
 from samsdk.backends import openvino
 from samsdk.bundle import Bundle
 from samsdk.doctor import examine
@@ -164,6 +166,19 @@ def test_a_volume_is_segmented_as_torch_and_monai_do(bundle: Path, checkpoint: C
     assert len(np.unique(expected)) > 1
     assert np.count_nonzero(result.label_map != expected) <= expected.size * 1e-3
     assert result.labels == {"1": "anterior", "2": "posterior"}
+
+
+def test_the_command_writes_what_the_runtime_answers(bundle: Path, tmp_path: Path, capsys) -> None:
+    file = Path(nibabel.testing.data_path) / "anatomical.nii"
+    assert cli.main(["segment", str(file), "--model", str(bundle), "-o", str(tmp_path / "out.nii.gz"), "--json"]) == 0
+    result = samsdk.load(bundle).segment(file)
+    written, given = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(file)
+    np.testing.assert_array_equal(np.asarray(written.dataobj).T, result.label_map)
+    np.testing.assert_allclose(written.affine, given.affine)
+    told = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["voxels"] for row in told["classes"]} == result.voxels
+    assert sum(result.voxels.values()) > 0
+    assert cli.main(["segment", str(file), "--model", str(bundle), "--slice", "3", "--json"]) == 2
 
 
 def test_the_plan_tells_the_memory_of_the_process(bundle: Path) -> None:

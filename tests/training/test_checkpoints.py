@@ -274,7 +274,7 @@ def test_the_task_is_kept_and_an_old_checkpoint_is_promptable(checkpoint, folder
         ({"classes": {"0": "background", "1": "liver"}}, "classes: expected one for each mask, 0 to 3, got 0, 1"),
         ({"classes": {"1": "a", "2": "b", "3": "c", "4": "d"}}, "one for each mask, 0 to 3, got 1, 2, 3, 4"),
         ({"prompts": {"kinds": ["box"], "mask": "logits"}}, "prompts: a semantic model takes none, got box"),
-        ({"task": "automatic"}, "task: expected one of promptable, semantic, auto, got 'automatic'"),
+        ({"task": "automatic"}, "task: expected one of promptable, semantic, auto, volume, got 'automatic'"),
     ],
 )
 def test_a_task_that_the_rest_contradicts_is_refused(checkpoint, tmp_path, changes, text) -> None:

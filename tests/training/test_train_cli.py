@@ -9,7 +9,6 @@ from samsdk import cli
 from samsdk_training import train_cli
 from samsdk_training.evaluation import PROMPTS
 
-
 ROW = {"before": dict.fromkeys(PROMPTS, 0.5), "after": dict.fromkeys(PROMPTS, 0.75)}
 
 
