@@ -295,6 +295,23 @@ def readme_numbers() -> str:
     return "\n\n".join([BEGIN, *parts, END])
 
 
+def propagation_table(result: Mapping[str, Any]) -> str:
+    """How well an object is followed through a volume, by bundle."""
+    rows = ["| bundle | object | volumes | Dice | ceiling | share | seconds a volume |", "|---" * 7 + "|"]
+    rows += [
+        f"| {model} | {name} | {row['volumes']} | {row['dice']:.3f} | {row['ceiling']:.3f} | {row['share']:.0%} | "
+        f"{row['seconds']:.1f} |"
+        for model, measured in result["models"].items()
+        for name, row in measured["means"].items()
+    ]
+    return "\n".join([*rows, "", f"{machine(result)}."])
+
+
+def volumes_numbers() -> str:
+    """The generated part of docs/volumes.md."""
+    return "\n\n".join([BEGIN, *(propagation_table(result) for result in read_results("propagation")), END])
+
+
 def training_numbers() -> str:
     """The generated part of docs/training.md."""
     return "\n\n".join([BEGIN, trained_numbers(), END])
@@ -318,6 +335,7 @@ def main() -> int:
         (ROOT / "docs" / "precision.md", precision_numbers()),
         (ROOT / "docs" / "backends.md", backends_numbers()),
         (ROOT / "docs" / "training.md", training_numbers()),
+        (ROOT / "docs" / "volumes.md", volumes_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)
