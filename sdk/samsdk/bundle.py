@@ -1,10 +1,16 @@
 """Bundles on disk: a folder, or the same files in one uncompressed zip `*.samsdk`. Every byte in use is checked."""
 
 import hashlib
+import io
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from samsdk.errors import BundleError
 from samsdk.manifest import Manifest
@@ -122,3 +128,24 @@ def _read(path: Path, name: str, limit: int | None = None) -> bytes:
         raise BundleError(f"{path} {what}; export the bundle or copy it to this machine again") from error
     except _ZIP_ERRORS as error:
         raise BundleError(f"{name} in {path} cannot be read: {error}; copy it to this machine again") from error
+
+
+@contextmanager
+def open_arrays(bundle: Bundle, name: str) -> Iterator[NpzFile]:
+    """Open one of a bundle's files of arrays for a `with` block.
+
+    Args:
+        bundle: that has it.
+        name: of the `.npz` file.
+
+    Yields:
+        Its arrays by their names; no pickled objects are read.
+
+    Raises:
+        BundleError: the file is missing or damaged, or lacks what the block looks for.
+    """
+    try:
+        with np.load(io.BytesIO(bundle.read(name)), allow_pickle=False) as archive:
+            yield archive
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{name} in {bundle.path} cannot be read: {error}") from error

@@ -6,7 +6,6 @@ Export writes them, its parity check and `samsdk doctor` replay them through the
 import io
 import json
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -14,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.bundle import GOLDEN, Bundle
+from samsdk.bundle import GOLDEN, Bundle, open_arrays
 from samsdk.embedding import Embedding
 from samsdk.errors import BundleError
 from samsdk.golden_points import PointParity, measure_points, read_golden_points
@@ -121,22 +120,19 @@ def read_golden(
     Raises:
         BundleError: the bundle has none, or the file is damaged or holds NaN.
     """
-    try:
-        with np.load(io.BytesIO(bundle.read(GOLDEN)), allow_pickle=False) as archive:
-            prompts = json.loads(str(archive["prompts"]))
-            masks, scores = archive["low_res_masks"], archive["iou_predictions"]
-            images = [archive[f"image_{index}"] for index in range(sum(name[:6] == "image_" for name in archive.files))]
-            # What the encoder's graph makes beyond the model's embeddings shows in the logits.
-            names = [name for name in bundle.manifest.embedding if f"embedding_0_{name}" in archive]
-            if not names:
-                raise KeyError("embedding_0_image_embeddings")
-            samples = [{name: archive[f"embedding_{index}_{name}"] for name in names} for index in range(len(images))]
+    with open_arrays(bundle, GOLDEN) as archive:
+        prompts = json.loads(str(archive["prompts"]))
+        masks, scores = archive["low_res_masks"], archive["iou_predictions"]
+        images = [archive[f"image_{index}"] for index in range(sum(name[:6] == "image_" for name in archive.files))]
+        # What the encoder's graph makes beyond the model's embeddings shows in the logits.
+        names = [name for name in bundle.manifest.embedding if f"embedding_0_{name}" in archive]
+        if not names:
+            raise KeyError("embedding_0_image_embeddings")
+        samples = [{name: archive[f"embedding_{index}_{name}"] for name in names} for index in range(len(images))]
         cases = [
             GoldenCase(entry["image"], entry["prompt"], mask, score)
             for entry, mask, score in zip(prompts, masks, scores, strict=True)
         ]
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{GOLDEN} in {bundle.path} cannot be read: {error}") from error
     # Every comparison with NaN is false, so a bound could be held against it unseen.
     values = [masks, scores, *(value for sample in samples for value in sample.values())]
     if not cases or not all(np.isfinite(value).all() for value in values):

@@ -4,7 +4,6 @@
 """
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.bundle import Bundle
+from samsdk.bundle import Bundle, open_arrays
 from samsdk.embedding import Embedding
 from samsdk.errors import BundleError
 from samsdk.point_selection import PointSelection, select_points
@@ -88,15 +87,12 @@ def read_golden_points(bundle: Bundle) -> list[GoldenPoints]:
     Raises:
         BundleError: the bundle does not hold it, or the file is damaged or holds no points or NaN.
     """
-    try:
-        with np.load(io.BytesIO(bundle.read(GOLDEN_POINTS)), allow_pickle=False) as archive:
-            count = sum(name.startswith("points_") for name in archive.files)
-            golden = [
-                GoldenPoints(*(archive[f"{name}_{index}"] for name in ("probabilities", "points", "labels")))
-                for index in range(count)
-            ]
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{GOLDEN_POINTS} in {bundle.path} cannot be read: {error}") from error
+    with open_arrays(bundle, GOLDEN_POINTS) as archive:
+        count = sum(name.startswith("points_") for name in archive.files)
+        golden = [
+            GoldenPoints(*(archive[f"{name}_{index}"] for name in ("probabilities", "points", "labels")))
+            for index in range(count)
+        ]
     if not golden or not all(np.isfinite(one.probabilities).all() for one in golden):
         raise BundleError(f"{GOLDEN_POINTS} in {bundle.path} proves nothing: it holds no image, or NaN")
     return golden

@@ -1,9 +1,8 @@
 import hashlib
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import samsdk
-from samsdk import bundle_commands, cli, command
+from samsdk import bundle_commands, command
 from samsdk.bundle import Bundle
 from samsdk.golden import read_golden, write_golden
 
@@ -24,25 +23,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def clean_slate() -> Iterator[None]:
-    """No kept predictor, and no log handler that holds a captured stream."""
+def clean_slate() -> None:
+    """No kept predictor."""
     samsdk._predictors.clear()
-    handlers = list(logging.getLogger().handlers)
-    yield
-    logging.getLogger().handlers[:] = handlers
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*argv: object) -> tuple[int, str, str]:
-        try:
-            code = cli.main([str(arg) for arg in argv])
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """`samsdk segment` of volumes, with the tiny bundle of images and with options that do not fit."""
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,32 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 import samsdk
-from samsdk import cli
 from samsdk.propagation import Session
 
 Run = Callable[..., tuple[int, str, str]]
 AFFINE = np.array([[-0.5, 0, 0, 10], [0, 0.5, 0, 5], [0, 0, 2.0, 3], [0, 0, 0, 1]])
-
-
-@pytest.fixture(autouse=True)
-def clean_log() -> Iterator[None]:
-    """No log handler that holds a captured stream."""
-    handlers = list(logging.getLogger().handlers)
-    yield
-    logging.getLogger().handlers[:] = handlers
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*argv: object) -> tuple[int, str, str]:
-        try:
-            code = cli.main([str(arg) for arg in argv])
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

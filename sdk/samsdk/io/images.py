@@ -21,6 +21,7 @@ from samsdk.io.headers import (
     is_truncated,
     tiff_tags,
 )
+from samsdk.io.nifti import is_nifti
 from samsdk.volumes.volume import Volume
 
 MAX_PIXELS: Final = 2**28
@@ -144,7 +145,7 @@ def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> tuple[bytes,
     name = repr(str(path))
     if path.name.lower().endswith(".dcm"):
         raise _other_format(name, ".dcm", "pydicom")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
+    if is_nifti(path):
         raise ImageError(f"cannot read {name}: expected {_READABLE}, got a NIfTI volume; {_VOLUME_HINT}")
     try:
         if path.is_dir():

@@ -5,7 +5,6 @@ As `samsdk.golden` has it for images: intensities scaled, network run, logits an
 
 import io
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -13,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.bundle import GOLDEN, Bundle
+from samsdk.bundle import GOLDEN, Bundle, open_arrays
 from samsdk.environment import peak_memory_mb
 from samsdk.errors import BundleError
 from samsdk.golden import Bounds, golden_bounds
@@ -93,12 +92,9 @@ def read_crops(bundle: Bundle) -> list[GoldenCrop]:
         BundleError: the bundle has none, or the file is damaged or holds NaN.
     """
     names = ("voxels", "logits", "labels")
-    try:
-        with np.load(io.BytesIO(bundle.read(GOLDEN)), allow_pickle=False) as archive:
-            count = len(archive.files) // len(names)
-            crops = [GoldenCrop(*(archive[f"{name}_{index}"] for name in names)) for index in range(count)]
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{GOLDEN} in {bundle.path} cannot be read: {error}") from error
+    with open_arrays(bundle, GOLDEN) as archive:
+        count = len(archive.files) // len(names)
+        crops = [GoldenCrop(*(archive[f"{name}_{index}"] for name in names)) for index in range(count)]
     # Every comparison with NaN is false, so a bound could be held against it unseen.
     if not crops or not all(np.isfinite(crop.logits).all() for crop in crops):
         raise BundleError(f"{GOLDEN} in {bundle.path} proves nothing: it holds no crop, or NaN or infinite answers")
