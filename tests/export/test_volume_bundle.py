@@ -27,6 +27,7 @@ from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkp
 from samsdk_training.models.auto_pro_sam_config import AutoProSamConfig
 from samsdk_training.models.vit import VitConfig
 from samsdk_training.models.volume import build_volume_model
+from samsdk_training.torch_volume_predictor import TorchVolumePredictor
 
 CROP = (16, 16, 24)
 CONFIG = AutoProSamConfig(
@@ -105,6 +106,19 @@ def test_a_crop_that_is_not_the_models_is_refused(checkpoint: Checkpoint) -> Non
     other = replace(checkpoint, geometry={**checkpoint.geometry, "crop": [16, 16, 32]})
     with pytest.raises(CheckpointError, match=r"crop must be the model's, \[16, 16, 24\], got \[16, 16, 32\]"):
         other.check()
+
+
+def test_a_checkpoint_answers_as_its_bundle_does(bundle: Path, checkpoint: Checkpoint) -> None:
+    # Turned, of other voxels than the model's, and no multiple of the crop: what goes wrong between them would show.
+    rng = np.random.default_rng(3)
+    affine = np.array([[0, 1.1, 0, 4], [-2.2, 0, 0, 9], [0, 0, 3.0, -7], [0, 0, 0, 1.0]])
+    volume = Volume(rng.normal(300, 90, (13, 31, 22)).astype(np.float32), affine)
+    ours = samsdk.load(bundle, device="cpu").segment(volume)
+    torchs = TorchVolumePredictor(checkpoint).segment(volume)
+    assert ours.label_map.shape == torchs.label_map.shape == volume.shape
+    assert len(np.unique(ours.label_map)) == 3
+    assert np.mean(ours.label_map == torchs.label_map) > 0.9999
+    assert ours.labels == torchs.labels
 
 
 def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> None:

@@ -208,7 +208,7 @@ def test_what_does_not_go_together(
     assert "is semantic and takes no prompt" in refused(capsys, *organs, "--prompts", "box")
     assert "nothing to look closer at" in refused(capsys, *organs, "--zoom")
     transunet = ("--protocol", "transunet")
-    assert "is for semantic models, " in refused(capsys, *promptable, *transunet)
+    assert "is for models that name classes, " in refused(capsys, *promptable, *transunet)
     for option in (("--nsd", 1), ("--hd95", "medpy"), ("--spacing", "1,1"), ("--empty", "perfect")):
         assert "with a rule of its own for empty masks" in refused(capsys, *organs, *transunet, *option)
     assert "--spacing is for --nsd and --hd95" in refused(capsys, *promptable, "--spacing", "1,1")

@@ -8,12 +8,12 @@ from scipy import ndimage
 
 from samsdk.volumes.intensity import VoxelIntensity
 from samsdk.volumes.preprocessing import VolumePreprocessing
+from samsdk_training.labelled_volumes import read_labelled
 from samsdk_training.set_folder import DataError, SetFolder
 from samsdk_training.volume_samples import (
     VolumeAugmentation,
     VolumeSource,
     network_volume,
-    read_labelled,
     volume_classes,
 )
 

@@ -10,20 +10,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from samsdk.command import Report, WrongCallError, add_command
-from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC
+from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC, VOLUME
 from samsdk.zoom import Zoom
 from samsdk_training.data import LISTS, DataError, part_of_list, read_set
 from samsdk_training.evaluation import (
     BOX,
     PROMPTS,
     Measures,
+    Segmenter,
+    VolumeSegmenter,
     class_cases,
     evaluate_images,
     foreground_cases,
     point_count,
+    volume_cases,
 )
 from samsdk_training.evaluation.model import EvaluatedModel, is_checkpoint, open_bundle, open_checkpoint
 from samsdk_training.evaluation.objects import SMALLEST
@@ -121,8 +124,8 @@ def _run(args: argparse.Namespace) -> Report:
         raise WrongCallError(f"cannot write {str(args.csv)!r}: there is no such folder")
     model = _open(args)
     plan = _Plan(_checked_prompts(model, args), _checked_zoom(model, args.zoom), measures)
-    if measures.transunet and model.task != SEMANTIC:
-        raise WrongCallError(f"--protocol transunet is for semantic models, {args.model} is {model.task}")
+    if measures.transunet and model.task not in (SEMANTIC, VOLUME):
+        raise WrongCallError(f"--protocol transunet is for models that name classes, {args.model} is {model.task}")
     scores: dict[str, Scores] = {}
     for folder in folders:
         sys.stderr.write(f"evaluating {folder.name}\n")
@@ -148,17 +151,24 @@ class _Plan:
 
 
 def _score(model: EvaluatedModel, folder: Path, args: argparse.Namespace, plan: _Plan) -> Scores:
-    images = read_set(folder, args.list, part_of_list(folder, args.list, args.share))
+    part = part_of_list(folder, args.list, args.share)
+    if model.task == VOLUME:
+        _check_names(folder, model.classes)
+        source, volumes = SetFolder(folder), cast(VolumeSegmenter, model.predictor)
+        ids = source.ids(args.list)[part][: args.images]
+        return list(volume_cases(volumes, source, ids, model.classes, measures=plan.measures))
+    predictor = cast(Segmenter, model.predictor)
+    images = read_set(folder, args.list, part)
     if model.task == SEMANTIC:
         _check_names(folder, model.classes)
-        cases = class_cases(model.predictor, images, model.classes, measures=plan.measures)
+        cases = class_cases(predictor, images, model.classes, measures=plan.measures)
         return list(islice(cases, args.images))
     if plan.prompts == (NO_PROMPT,):
-        cases = foreground_cases(model.predictor, images, splitting=model.splitting, measures=plan.measures)
+        cases = foreground_cases(predictor, images, splitting=model.splitting, measures=plan.measures)
         return list(islice(cases, args.images))
     return list(
         evaluate_images(
-            model.predictor,
+            predictor,
             islice(images, args.images),
             prompts=plan.prompts,
             max_objects=args.objects,

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from samsdk.errors import VolumeError
-from samsdk.io.nifti import read_nifti
 from samsdk.volumes.grid import NetworkGrid
 from samsdk.volumes.preprocessing import VolumePreprocessing
-from samsdk.volumes.volume import Volume
-from samsdk_training.entries import Stored, find_fault, whole_labels
-from samsdk_training.set_folder import DataError, SetFolder, is_volume
+from samsdk_training.labelled_volumes import read_labelled
+from samsdk_training.set_folder import DataError, SetFolder
 
 BACKGROUND = "background"
 _ATTEMPTS = 100
@@ -151,33 +148,11 @@ class VolumeSource:
         return network_volume(folder, name, self.preprocessing, self.classes)
 
 
-def read_labelled(folder: SetFolder, name: str) -> tuple[Volume, NDArray[np.integer]]:
-    """A volume of a set, as stored, and its labels [D, H, W].
-
-    Raises:
-        DataError: these are no NIfTI volumes of one grid, or the labels are no whole numbers from 0 on.
-        MissingExtraError: nibabel is not installed.
-    """
-    entry = folder.entry(name)
-    if entry.mask is None or not is_volume(entry.image):
-        raise DataError(f"{name} in {folder.path}: expected NIfTI volumes, got {entry.image}")
-    try:
-        image, mask = read_nifti(entry.image), read_nifti(entry.mask)
-    except VolumeError as error:
-        raise DataError(f"{name} in {folder.path}: {error}") from error
-    apart = _apart(image, mask) if image.shape == mask.shape else 0.0
-    planes = tuple(f"{index:03d}" for index in range(len(image.array)))
-    fault = find_fault(Stored(image.array, mask.array, planes, None, str(image.array.dtype), apart=apart))
-    if fault:
-        raise DataError(f"{name} in {folder.path}: {fault.text}")
-    return image, whole_labels(mask.array)
-
-
 def network_volume(folder: SetFolder, name: str, preprocessing: VolumePreprocessing, classes: int) -> NetworkVolume:
     """A volume of a set on the network's grid.
 
     Raises:
-        DataError: see `read_labelled`; or a label is above the classes.
+        DataError: see `labelled_volumes.read_labelled`; or a label is above the classes.
     """
     volume, labels = read_labelled(folder, name)
     if labels.max() >= classes:
@@ -209,14 +184,6 @@ def _labels(folders: Sequence[SetFolder], list_name: str) -> Iterator[NDArray[np
     for folder in folders:
         for name in folder.ids(list_name):
             yield read_labelled(folder, name)[1]
-
-
-def _apart(image: Volume, mask: Volume) -> float:
-    """The largest distance between where the two put a corner, in the image's shortest voxel side."""
-    last = np.array(image.shape[::-1]) - 1
-    corners = np.array([[*(last * place), 1] for place in np.ndindex(2, 2, 2)])
-    distances = np.linalg.norm((corners @ (image.affine - mask.affine).T)[:, :3], axis=1)
-    return float(distances.max() / min(image.spacing))
 
 
 def _middle(volume: NetworkVolume, share: float, rng: np.random.Generator) -> tuple[int, ...]:

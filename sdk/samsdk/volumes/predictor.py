@@ -4,7 +4,6 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,23 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from samsdk.answers import check_finite
 from samsdk.embedding import Embedding
-from samsdk.errors import BackendError, BundleError, CancelledError, PromptError, VolumeError
+from samsdk.errors import BackendError, BundleError, PromptError, VolumeError
 from samsdk.io.nifti import is_nifti, read_nifti
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt, check_kinds
 from samsdk.results import Result
 from samsdk.transforms import Window
-from samsdk.volumes.blending import LabelWriter, blended_planes
-from samsdk.volumes.grid import NetworkGrid, Sampler
+from samsdk.volumes.grid import NetworkGrid
+from samsdk.volumes.labelling import Progress, Watched, label_volume
 from samsdk.volumes.preprocessing import EXPECTED_VOLUME, VolumePreprocessing
 from samsdk.volumes.result import VolumeResult
-from samsdk.volumes.sliding import WindowPlan, window_weights
+from samsdk.volumes.sliding import WindowPlan
 from samsdk.volumes.volume import Volume
 
 INPUT: Final = "volume"
 OUTPUT: Final = "logits"
-Progress = Callable[[int, int], None]
-"""Called with the number of windows that are done and that of all."""
 
 
 class VolumePredictor(Predictor):
@@ -152,28 +149,11 @@ class VolumePredictor(Predictor):
                 UserWarning,
                 stacklevel=2,
             )
-        engine = _Watched(self.run, plan, progress, cancel)
-        label_map = self._label(volume, grid, plan, engine)
+        engine = Watched(self.run, plan, progress, cancel)
+        label_map = label_volume(volume, grid, self.preprocessing, len(self.manifest.classes), plan, engine)
         timings = {"run": engine.seconds * 1e3, "total": (time.perf_counter() - begun) * 1e3}
         names = dict(list(self.manifest.classes.items())[1:])
         return VolumeResult(label_map, names, volume.without_voxels(), timings, self.provider, self.bundle.identity)
-
-    def _label(
-        self, volume: Volume, grid: NetworkGrid, plan: WindowPlan, engine: "_Watched"
-    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        preprocessing = self.preprocessing
-        scale = preprocessing.intensity.scale(volume.array)
-        voxels = grid.turn.view(volume.array).transpose(plan.order)
-        first, second, last = (axis.size for axis in plan.axes)
-        sampler = Sampler(voxels, scale, (first, second, last))
-        weights = window_weights(preprocessing.crop, preprocessing.blending)
-        labels = np.zeros(volume.shape, np.uint8 if len(self.manifest.classes) <= 256 else np.uint16)
-        turned = grid.turn.view(labels).transpose(plan.order)
-        for strip in plan.strips:
-            writer = LabelWriter(plan, strip, turned)
-            for planes in blended_planes(plan, strip, sampler, scale.fill, weights, engine):
-                writer.write(planes)
-        return labels
 
     def encode(self, image: object, *, window: Window | None = None) -> Embedding:
         """There is no embedding of a volume.
@@ -182,32 +162,6 @@ class VolumePredictor(Predictor):
             VolumeError: always.
         """
         raise VolumeError(EXPECTED_VOLUME)
-
-
-class _Watched:
-    """The network of one call of `segment`: counts its windows, and stops when it is told to."""
-
-    def __init__(
-        self,
-        run: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-        plan: WindowPlan,
-        progress: Progress | None,
-        cancel: threading.Event | None,
-    ) -> None:
-        self._run, self._progress, self._cancel = run, progress, cancel
-        self._done, self._all = 0, plan.windows
-        self.seconds = 0.0
-
-    def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._cancel is not None and self._cancel.is_set():
-            raise CancelledError(f"segmenting the volume was cancelled after {self._done} of {self._all} windows")
-        start = time.perf_counter()
-        logits = self._run(windows)
-        self.seconds += time.perf_counter() - start
-        self._done += len(windows)
-        if self._progress is not None:
-            self._progress(self._done, self._all)
-        return logits
 
 
 def _as_volume(image: Any) -> Volume:

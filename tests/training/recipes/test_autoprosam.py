@@ -12,6 +12,7 @@ from monai.losses import DiceCELoss
 from torch import nn
 from torch.nn import functional
 
+from samsdk import cli
 from samsdk.volumes.intensity import VoxelIntensity
 from samsdk_training import train_cli
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
@@ -91,6 +92,21 @@ def test_it_learns_and_ends_in_a_checkpoint(balls: Path, trained: Path) -> None:
     assert checkpoint.lineage["sets"] == {"balls": 6}
     validate = volume_validation([balls], checkpoint.volume, checkpoint.classes, 2)
     assert validate(checkpoint.build_network())["dice"] == pytest.approx(max(first["dice"], last["dice"]), abs=1e-6)
+
+
+def test_the_checkpoint_is_evaluated_as_bundles_are(
+    balls: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(trained / "best"), "--data", str(balls), "--nsd", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    # The network's grid is the volumes' own here, so that training's validation measured the same.
+    best = max(scores(trained), key=lambda one: one["dice"])
+    assert report["task"] == "volume"
+    assert report["mean_dice"]["ball"] == pytest.approx(best["dice_ball"], abs=1e-6)
+    assert report["mean_dice"]["cube"] == pytest.approx(best["dice_cube"], abs=1e-6)
+    assert report["mean_nsd"]["ball"] > report["mean_dice"]["ball"]
+    assert cli.main(["evaluate", str(trained / "best"), "--data", str(balls), "--prompts", "box"]) == 2
+    assert "is volume and takes no prompt" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(balls: Path, tmp_path: Path) -> None:

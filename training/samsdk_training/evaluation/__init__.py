@@ -5,7 +5,7 @@ what is measured, and `summary` makes means with intervals of it. Nothing here n
 surfaces, nor scipy but the measures of instances.
 """
 
-from samsdk_training.evaluation.cases import CaseScores, class_cases, foreground_cases
+from samsdk_training.evaluation.cases import CaseScores, VolumeSegmenter, class_cases, foreground_cases, volume_cases
 from samsdk_training.evaluation.measures import Measures
 from samsdk_training.evaluation.objects import (
     BOX,
@@ -25,6 +25,7 @@ __all__ = [
     "Measures",
     "ObjectScores",
     "Segmenter",
+    "VolumeSegmenter",
     "answering",
     "calibration",
     "class_cases",
@@ -34,4 +35,5 @@ __all__ = [
     "point_count",
     "summarise",
     "summarise_cases",
+    "volume_cases",
 ]

@@ -1,12 +1,13 @@
 """Models that take no prompt: how good their answers are, case by case.
 
-A case is an image, or a whole volume, whose slices are asked for one after the other and stacked.
+A case is an image, or a whole volume: models for images are asked for its slices one after the other, which are
+stacked; models for volumes get it as it is.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,23 @@ from numpy.typing import NDArray
 from samsdk.errors import SamsdkError
 from samsdk.semantic import SemanticResult
 from samsdk.splitting import Splitting
+from samsdk.volumes.result import VolumeResult
+from samsdk.volumes.volume import Volume
 from samsdk_training.data import LabelledImage
 from samsdk_training.evaluation.measures import INSTANCES, Measures, score_instances
 from samsdk_training.evaluation.objects import Segmenter
-from samsdk_training.set_folder import DataError
+from samsdk_training.labelled_volumes import read_labelled
+from samsdk_training.set_folder import DataError, SetFolder
 
 # The one class of a model that finds its foreground by itself.
 FOREGROUND: Final = "foreground"
+
+
+class VolumeSegmenter(Protocol):
+    """What is evaluated on volumes: a `samsdk.VolumePredictor`, or a torch model (`TorchVolumePredictor`)."""
+
+    def segment(self, image: Volume) -> VolumeResult:
+        """Name the class of each voxel."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,42 @@ def class_cases(
         if measures.transunet and case.first.volume is None:
             raise DataError(f"{case.first.name} is no slice of a volume; the transunet protocol is of whole volumes")
         yield _scored(case, names, measures)
+
+
+def volume_cases(
+    predictor: VolumeSegmenter,
+    folder: SetFolder,
+    ids: Iterable[str],
+    classes: Mapping[str, str],
+    *,
+    measures: Measures = Measures(),  # noqa: B008 (frozen)
+) -> Iterator[CaseScores]:
+    """Score each class of each volume, on the volume's own grid.
+
+    Args:
+        predictor: what is evaluated.
+        folder: a set of NIfTI volumes.
+        ids: of the volumes.
+        classes: the model's, name by number as text, `0` the background.
+        measures: what is measured beside Dice and IoU.
+
+    Yields:
+        One entry a volume, its classes by their names.
+
+    Raises:
+        DataError: these are no NIfTI volumes of one grid, or the labels are not the model's classes.
+    """
+    names = {int(number): name for number, name in classes.items() if number != "0"}
+    wanted = list(ids)
+    patients = folder.patients(wanted)
+    for name in wanted:
+        volume, truth = read_labelled(folder, name)
+        depth, *spacing = volume.spacing
+        plane = LabelledImage(
+            name, volume.array[0], truth, False, patients.get(name), (spacing[0], spacing[1]), name, depth
+        )
+        _check_classes(plane, classes)
+        yield _scored(_Case(plane, len(truth), predictor.segment(volume).label_map, truth), names, measures)
 
 
 def foreground_cases(

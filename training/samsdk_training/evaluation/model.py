@@ -9,8 +9,10 @@ from typing import Final
 import samsdk
 from samsdk.auto import AutoPrompts
 from samsdk.errors import MissingExtraError
+from samsdk.manifest import VOLUME
 from samsdk.splitting import Splitting
 from samsdk.zoom import Zoom
+from samsdk_training.evaluation.cases import VolumeSegmenter
 from samsdk_training.evaluation.objects import Segmenter
 
 # A checkpoint's description; `checkpoints`, which writes it, imports torch.
@@ -22,10 +24,10 @@ class EvaluatedModel:
     """A model behind the interface that evaluation asks.
 
     Attributes:
-        predictor: what answers.
+        predictor: what answers; a `VolumeSegmenter` where the task is `volume`.
         task: what the model does, out of `samsdk.manifest.TASKS`.
         kinds: of prompts that it takes.
-        classes: name of each class by its number as text, `0` the background; of a semantic model.
+        classes: name of each class by its number as text, `0` the background; of a semantic model or one for volumes.
         advice: how close it recommends to look a second time; None where it recommends nothing.
         splitting: how its foreground is split into objects; as `Splitting` does where it does not say.
         bundle: the bundle's identity; None of a checkpoint.
@@ -33,7 +35,7 @@ class EvaluatedModel:
         tier: of the bundle.
     """
 
-    predictor: Segmenter
+    predictor: Segmenter | VolumeSegmenter
     task: str
     kinds: tuple[str, ...]
     classes: Mapping[str, str]
@@ -87,13 +89,16 @@ def open_checkpoint(folder: str) -> EvaluatedModel:
     try:
         from samsdk_training.checkpoints import load_checkpoint
         from samsdk_training.torch_predictor import TorchPredictor
+        from samsdk_training.torch_volume_predictor import TorchVolumePredictor
     except ImportError as error:
         raise MissingExtraError(f"a checkpoint needs {error.name}: pip install 'samsdk[train]'") from error
     checkpoint = load_checkpoint(folder)
-    zoom = checkpoint.prompts.get("zoom")
+    zoom, name = checkpoint.prompts.get("zoom"), Path(folder).name
     description = json.loads((Path(folder) / _DESCRIPTION).read_bytes())
     return EvaluatedModel(
-        TorchPredictor.of(checkpoint, checkpoint.build(), name=Path(folder).name),
+        TorchVolumePredictor(checkpoint, name)
+        if checkpoint.task == VOLUME
+        else TorchPredictor.of(checkpoint, checkpoint.build(), name=name),
         checkpoint.task,
         tuple(checkpoint.prompts["kinds"]),
         checkpoint.classes,
