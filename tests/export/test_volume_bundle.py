@@ -13,12 +13,16 @@ from monai.inferers import sliding_window_inference
 import samsdk
 from samsdk import cli
 from samsdk.backends import openvino
+from samsdk.backends.tensorrt_library import is_installed, load_engine
 from samsdk.bundle import Bundle
 from samsdk.doctor import examine
-from samsdk.errors import BundleError
+from samsdk.errors import BackendError, BundleError
+from samsdk.io.wheels import file_sha256
 from samsdk.volumes import Volume
 from samsdk.volumes.golden import GoldenCrop, measure_crops, read_crops, sample_logits, write_crops
+from samsdk_export import tier_writer
 from samsdk_export.bundle_writer import write_bundle
+from samsdk_export.engine_writer import REPORT
 from samsdk_export.manifest_writer import file_entry
 from samsdk_export.onnx_export import ExportError
 from samsdk_export.tier_writer import TierRequest
@@ -119,6 +123,33 @@ def test_a_checkpoint_answers_as_its_bundle_does(bundle: Path, checkpoint: Check
     assert len(np.unique(ours.label_map)) == 3
     assert np.mean(ours.label_map == torchs.label_map) > 0.9999
     assert ours.labels == torchs.labels
+
+
+@pytest.mark.skipif(not is_installed(), reason="tensorrt-rtx is not installed")
+def test_an_engine_of_the_network_is_built_for_a_gpu_that_is_not_here(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier_writer, "available_devices", lambda: ["cpu"])
+    path = write_bundle(checkpoint, tmp_path / "engines", name="hippocampus", request=TierRequest(targets=("sm86",)))
+    tiers = Bundle.open(path).manifest.tiers
+    (exact,) = [plan for plan in tiers["exact"] if "tensorrt" in plan.engines]
+    (fast,) = [plan for plan in tiers["fast"] if "tensorrt" in plan.engines]
+    assert (exact.precision, fast.precision) == ("float32", "float16")
+    report = json.loads((path / REPORT).read_text())
+    assert report[exact.files[0]]["graph_sha256"] == file_sha256(path / "network.onnx")
+    assert report[fast.files[0]]["precisions"].get("HALF", 0) > 0
+    for plan in (exact, fast):
+        (file,) = plan.files
+        assert file.startswith("engines/network.sm86.trtrtx")
+        reasons = []
+        try:
+            load_engine((path / file).read_bytes())
+        except BackendError as error:
+            reasons.append(str(error))
+        # Neither damaged nor foreign: all it may lack is a driver, or a GPU of the generation it was built for.
+        assert all("no NVIDIA driver" in text or "other GPU generations" in text for text in reasons)
+    # What runs here without such a GPU is the graph.
+    assert samsdk.load(path, device="cpu").provider == "CPUExecutionProvider"
 
 
 def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> None:
