@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint format bench
+.PHONY: setup demo test lint format bench bench-full
 
 # torch comes first and by its exact version: a range would bring another build, gigabytes larger. Set the index that
 # holds the CPU build in pip's own settings if yours does not have it.
@@ -47,8 +47,16 @@ format: $(BIN)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Latency needs the LiteMedSAM bundle (make demo makes it); accuracy needs DATA=<folder of labelled sets> as well.
+# DATA=<folder of labelled sets> measures Dice beside every speed. Peers that cannot be installed are named in the table.
 bench: $(BIN)/.test
-	$(BIN)/python benchmarks/latency.py
+	-$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python benchmarks/side_by_side.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/side_by_side_pictures.py
+	$(BIN)/python benchmarks/report.py
+
+bench-full: $(BIN)/.test
+	-$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python benchmarks/side_by_side.py --full $(if $(DATA),--data $(DATA))
 	$(if $(DATA),$(BIN)/python benchmarks/accuracy.py --data $(DATA))
+	$(BIN)/python benchmarks/side_by_side_pictures.py
 	$(BIN)/python benchmarks/report.py

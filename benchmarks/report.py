@@ -9,9 +9,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from results import ROOT, read_results
+from results import ROOT, machine, read_results
+from side_by_side_tables import conditions, detail_tables, main_table
 from training_tables import summary_table as trained_summary
 from training_tables import trained_numbers
+from volume_tables import propagation_table, volume_latency_table
 
 BEGIN = "<!-- numbers:begin (python benchmarks/report.py writes this part) -->"
 END = "<!-- numbers:end -->"
@@ -40,28 +42,6 @@ GROUPS = {
     "held_back": "fetal heads and nuclei, last third",
     "never_trained": "sets that never taught it",
 }
-LATENCY = (
-    ("torch", "LiteMedSAM, PyTorch {torch}, eager, logits only"),
-    ("by_hand", "LiteMedSAM, plain ONNX export by hand in ONNX Runtime, logits only"),
-    ("samsdk", "LiteMedSAM, `samsdk`, image to mask"),
-    ("samsdk_next_prompt", "LiteMedSAM, `samsdk`, next prompt on the same image"),
-    ("student", "default model, one look, image to mask"),
-    ("student_openvino", "default model, one look, OpenVINO"),
-    ("student_zoomed_box", "default model, box, zoomed (one encoding)"),
-    ("student_zoomed_point", "default model, point, zoomed (two encodings)"),
-    ("student_zoomed_point_openvino", "default model, point, zoomed, OpenVINO"),
-    ("student_next_prompt", "default model, next prompt on what was encoded"),
-    ("student_next_prompt_openvino", "default model, next prompt, OpenVINO"),
-)
-
-
-def machine(result: Mapping[str, Any]) -> str:
-    """The machine and the libraries that a result was measured on."""
-    environment = result["environment"]
-    return (
-        f"{environment['processor']}, {environment['cores']} cores, {environment['system']}, Python "
-        f"{environment['python']}, ONNX Runtime {environment['onnxruntime']}, {result['date']}"
-    )
 
 
 def summary_table(result: Mapping[str, Any]) -> str:
@@ -116,19 +96,13 @@ def accuracy_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*rows, "", f"Measured on {machine(result)}. {CITATIONS}"])
 
 
-def latency_table(result: Mapping[str, Any]) -> str:
-    """Milliseconds of the systems that took turns."""
-    median = result["median_ms"]
-    rows = ["| one prompt on a 512x512 image | ms (median) | LiteMedSAM in PyTorch over it |", "|---|---|---|"]
-    for name, text in LATENCY:
-        if name in median:
-            label = text.format(torch=result["torch"])
-            rows.append(f"| {label} | {median[name]:.1f} | {median['torch'] / median[name]:.1f} |")
+def side_by_side_table(result: Mapping[str, Any]) -> str:
+    """samsdk beside its peers, in short."""
     note = (
-        f"Encoding and decoding, but for the next prompts. {result['repeats']} turns; `samsdk` over the plain export: "
-        f"{result['samsdk_over_by_hand']:.3f}. {machine(result)}."
+        "Image to mask with one box, in one run with the same number of threads; what each system is, starts, sizes, "
+        f"clients and more: [docs/benchmarks.md](docs/benchmarks.md). {conditions(result)} {machine(result)}."
     )
-    return "\n".join([*rows, "", note])
+    return "\n".join([main_table(result, short=True), "", note])
 
 
 def footprint_line(result: Mapping[str, Any]) -> str:
@@ -288,28 +262,27 @@ def shapes_numbers() -> str:
 def readme_numbers() -> str:
     """The generated part of the README."""
     parts = [summary_table(result) for result in read_results("evaluation")]
-    parts += [latency_table(result) for result in read_results("latency")]
+    parts += [side_by_side_table(result) for result in read_results("side_by_side")]
     parts += [footprint_line(result) for result in read_results("footprint")]
     parts += [accuracy_table(result) for result in read_results("accuracy")]
     parts.append(trained_summary(README_RUNS))
     return "\n\n".join([BEGIN, *parts, END])
 
 
-def propagation_table(result: Mapping[str, Any]) -> str:
-    """How well an object is followed through a volume, by bundle."""
-    rows = ["| bundle | object | volumes | Dice | ceiling | share | seconds a volume |", "|---" * 7 + "|"]
-    rows += [
-        f"| {model} | {name} | {row['volumes']} | {row['dice']:.3f} | {row['ceiling']:.3f} | {row['share']:.0%} | "
-        f"{row['seconds']:.1f} |"
-        for model, measured in result["models"].items()
-        for name, row in measured["means"].items()
-    ]
-    return "\n".join([*rows, "", f"{machine(result)}."])
-
-
 def volumes_numbers() -> str:
     """The generated part of docs/volumes.md."""
-    return "\n\n".join([BEGIN, *(propagation_table(result) for result in read_results("propagation")), END])
+    parts = [propagation_table(result) for result in read_results("propagation")]
+    for result in read_results("volume_latency"):
+        parts += ["## Memory and latency of models for volumes", volume_latency_table(result)]
+    return "\n\n".join([BEGIN, *parts, END])
+
+
+def benchmarks_numbers() -> str:
+    """The generated part of docs/benchmarks.md."""
+    parts = []
+    for result in read_results("side_by_side"):
+        parts += [f"## {machine(result)}", conditions(result), main_table(result), detail_tables(result)]
+    return "\n\n".join([BEGIN, *parts, END])
 
 
 def training_numbers() -> str:
@@ -336,6 +309,7 @@ def main() -> int:
         (ROOT / "docs" / "backends.md", backends_numbers()),
         (ROOT / "docs" / "training.md", training_numbers()),
         (ROOT / "docs" / "volumes.md", volumes_numbers()),
+        (ROOT / "docs" / "benchmarks.md", benchmarks_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,15 @@ def write_result(benchmark: str, numbers: dict[str, Any]) -> Path:
 def read_results(benchmark: str) -> list[dict[str, Any]]:
     """All kept results of a benchmark, one per device."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob(f"{benchmark}-*.json"))]
+
+
+def machine(result: Mapping[str, Any]) -> str:
+    """The machine and the libraries that a result was measured on."""
+    environment = result["environment"]
+    return (
+        f"{environment['processor']}, {environment['cores']} cores, {environment['system']}, Python "
+        f"{environment['python']}, ONNX Runtime {environment['onnxruntime']}, {result['date']}"
+    )
 
 
 def _commit() -> str:

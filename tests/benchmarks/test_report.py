@@ -15,7 +15,7 @@ def test_the_readme_s_numbers_are_those_of_the_results() -> None:
     assert subprocess.run(command, check=False).returncode == 0, "run python benchmarks/report.py"
 
 
-@pytest.mark.parametrize("benchmark", ["accuracy", "latency", "footprint"])
+@pytest.mark.parametrize("benchmark", ["accuracy", "side_by_side", "footprint"])
 def test_results_name_their_machine_and_commit(benchmark: str) -> None:
     files = list((ROOT / "benchmarks" / "results").glob(f"{benchmark}-*.json"))
     assert files

@@ -200,6 +200,19 @@ def test_a_model_that_prompts_itself_by_its_objects(
     )
 
 
+def test_all_labels_as_one_class(
+    sets: Path, semantic_bundle: Path, cell: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = sets / "one" / "masks" / "c.png"
+    name = samsdk.load(semantic_bundle, device="cpu").manifest.classes["1"]
+    (sets / "one" / "val.txt").write_text("c\n")
+    data = run(capsys, semantic_bundle, "--data", sets / "one", "--union", "--device", "cpu")
+    answer = samsdk.segment(cell, model=semantic_bundle, device="cpu")
+    united = cv2.imread(str(cells), cv2.IMREAD_UNCHANGED) > 0
+    assert data["sets"]["one"]["dice"][name] == pytest.approx(dice(answer.label_map == 1, united))
+    assert data["rules"]["union"] is True
+
+
 def test_what_does_not_go_together(
     sets: Path, exported_bundle: Path, semantic_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +220,7 @@ def test_what_does_not_go_together(
     assert "none is nothing to ask it" in refused(capsys, *promptable, "--prompts", "none")
     assert "is semantic and takes no prompt" in refused(capsys, *organs, "--prompts", "box")
     assert "nothing to look closer at" in refused(capsys, *organs, "--zoom")
+    assert "--union is for semantic models" in refused(capsys, *promptable, "--union")
     transunet = ("--protocol", "transunet")
     assert "is for models that name classes, " in refused(capsys, *promptable, *transunet)
     for option in (("--nsd", 1), ("--hd95", "medpy"), ("--spacing", "1,1"), ("--empty", "perfect")):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -48,6 +48,10 @@ class LabelledImage:
     spacing: tuple[float, float] | None = None
     volume: str | None = None
     depth: float | None = None
+
+    def united(self) -> "LabelledImage":
+        """The same image with all its labels, classes or instances, as class 1."""
+        return replace(self, label=(self.label > 0).astype(np.uint8), instances=False)
 
     def objects(self, *, smallest: int = 1, split_components: bool = True) -> list[NDArray[np.bool_]]:
         """The image's objects, in the order of their numbers.

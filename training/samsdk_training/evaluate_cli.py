@@ -64,6 +64,9 @@ def add_evaluate(commands: Any) -> None:
         metavar="N",
         help="only the first N images or slices of each list; without prompts: images or volumes",
     )
+    parser.add_argument(
+        "--union", action="store_true", help="all labels are one class, as `union` in a recipe; of a semantic model"
+    )
     parser.add_argument("--objects", type=_count, default=8, metavar="N", help="at most N objects an image (8)")
     parser.add_argument("--zoom", action=argparse.BooleanOptionalAction, help="as in samsdk segment")
     parser.add_argument("--device", help="auto (when left out), cpu, cuda, openvino or tensorrt; of a bundle")
@@ -109,7 +112,7 @@ def _run(args: argparse.Namespace) -> Report:
     - `bundle`: the bundle's identity, or null; `checkpoint`: the SHA-256 of the checkpoint's tensors, or null.
     - `task` of the model; `tier` of the bundle, or null; `prompts`: their names; `zoom`: `context` and `smallest`, or
       null.
-    - `rules`: `list`, `share`, `images`, `objects`, `smallest_object` (pixels); `nsd` (tolerance in mm), `hd95`
+    - `rules`: `list`, `share`, `images`, `objects`, `union`, `smallest_object` (pixels); `nsd` (tolerance, mm), `hd95`
       (convention), `spacing` and `protocol`, null where left out; `empty`: what a measure is worth where `both` masks
       are empty, and what a distance where `one` is (`metrics.empty.EmptyPolicy`), null under the transunet protocol,
       which has its own; `splitting` of the foreground into objects, or null; `interval`: its `level` and `resamples`.
@@ -124,6 +127,8 @@ def _run(args: argparse.Namespace) -> Report:
         raise WrongCallError(f"cannot write {str(args.csv)!r}: there is no such folder")
     model = _open(args)
     plan = _Plan(_checked_prompts(model, args), _checked_zoom(model, args.zoom), measures)
+    if args.union and model.task != SEMANTIC:
+        raise WrongCallError(f"--union is for semantic models, {args.model} is {model.task}")
     if measures.transunet and model.task not in (SEMANTIC, VOLUME):
         raise WrongCallError(f"--protocol transunet is for models that name classes, {args.model} is {model.task}")
     scores: dict[str, Scores] = {}
@@ -159,8 +164,11 @@ def _score(model: EvaluatedModel, folder: Path, args: argparse.Namespace, plan: 
         return list(volume_cases(volumes, source, ids, model.classes, measures=plan.measures))
     predictor = cast(Segmenter, model.predictor)
     images = read_set(folder, args.list, part)
+    if args.union:
+        images = (one.united() for one in images)
     if model.task == SEMANTIC:
-        _check_names(folder, model.classes)
+        if not args.union:
+            _check_names(folder, model.classes)
         cases = class_cases(predictor, images, model.classes, measures=plan.measures)
         return list(islice(cases, args.images))
     if plan.prompts == (NO_PROMPT,):
@@ -245,6 +253,7 @@ def _about(model: EvaluatedModel, plan: _Plan, args: argparse.Namespace) -> dict
             "share": list(args.share),
             "images": args.images,
             "objects": args.objects,
+            "union": args.union,
             "smallest_object": SMALLEST,
             "nsd": args.nsd,
             "hd95": args.hd95,

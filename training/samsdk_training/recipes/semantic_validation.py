@@ -1,7 +1,6 @@
 """Validation of the semantic recipes: Dice of each class on images or whole volumes that were held back."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +90,7 @@ def foreground_validation(sets: Sequence[Path], description: Checkpoint, cases: 
 def _images(sets: Sequence[Path], cases: int, union: bool) -> Iterator[LabelledImage]:
     for folder in sets:
         for labelled in read_set(folder, VALIDATION_LIST, slice(cases)):
-            yield replace(labelled, label=(labelled.label > 0).astype(np.uint8), instances=False) if union else labelled
+            yield labelled.united() if union else labelled
 
 
 def _expect_labels(sets: Sequence[Path], cases: int) -> None:
