@@ -34,6 +34,7 @@ from samsdk.errors import (
     VolumeError,
 )
 from samsdk.io.nifti import read_nifti
+from samsdk.io.scans import Scan, Source, read_scan
 from samsdk.opening import predictor_for
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
@@ -60,7 +61,9 @@ __all__ = [
     "PromptError",
     "Result",
     "SamsdkError",
+    "Scan",
     "SemanticResult",
+    "Source",
     "Splitting",
     "Volume",
     "VolumeError",
@@ -68,6 +71,7 @@ __all__ = [
     "VolumeResult",
     "load",
     "read_nifti",
+    "read_scan",
     "segment",
 ]
 __version__: Final = version("samsdk")
@@ -130,7 +134,10 @@ def segment(
     labels: ArrayLike | None = None,
     box: ArrayLike | None = None,
     mask: ArrayLike | Result | None = None,
+    points_mm: ArrayLike | None = None,
+    box_mm: ArrayLike | None = None,
     zoom: bool | None = None,
+    variations: int = 0,
     model: str | os.PathLike[str] | None = None,
     device: str | Providers = "auto",
     tier: str | None = None,
@@ -141,13 +148,18 @@ def segment(
 
     Args:
         image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of uint8,
-            uint16, other integers, bool or floats, or a PIL image.
+            uint16, other integers, bool or floats, a PIL image, or a `Scan`. DICOM needs the extra `medical`; of a
+            file of several frames one is taken by `read_scan`.
         points: [K, 2], (x, y) in pixels of the image as given.
         labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
         box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
         mask: a former result of the same image, which is then corrected, or [H, W] bool or integers.
+        points_mm: instead of `points`, in millimetres from the image's upper left corner, where the file or the `Scan`
+            says how large a pixel is; see `samsdk.millimetres`.
+        box_mm: likewise instead of `box`.
         zoom: look a second time, at a window around the object; see `Predictor.segment`. None does what the bundle
             recommends.
+        variations: how many prompts that are moved a little are answered, too, for the ranges of `Result.measure`.
         model: a bundle's folder or `*.samsdk` file, the name of a model whose bundle is in the cache, or None for the
             default one.
         device: see `load`.
@@ -169,4 +181,14 @@ def segment(
         if key not in _predictors or _predictors[key][0] != written:
             _predictors[key] = (written, load(path, device=device, tier=tier))
         predictor = _predictors[key][1]
-    return predictor.segment(image, points=points, labels=labels, box=box, mask=mask, zoom=zoom)
+    return predictor.segment(
+        image,
+        points=points,
+        labels=labels,
+        box=box,
+        mask=mask,
+        points_mm=points_mm,
+        box_mm=box_mm,
+        zoom=zoom,
+        variations=variations,
+    )

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 
 import samsdk
+from samsdk.batch_command import add_batch
 from samsdk.bundle_commands import add_bench, add_doctor, add_info
 from samsdk.command import EXTENSIONS, Report, WrongCallError, extend
 from samsdk.errors import SamsdkError
+from samsdk.everything_command import add_everything
 from samsdk.models_command import add_models
 from samsdk.segment_command import add_segment
+from samsdk.serve_command import add_serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,9 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"samsdk {samsdk.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_segment(commands)
+    add_everything(commands)
+    add_batch(commands)
     add_models(commands)
     add_info(commands)
     add_doctor(commands)
     add_bench(commands)
+    add_serve(commands)
     extend(commands, EXTENSIONS)
     return parser

@@ -5,7 +5,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from samsdk.errors import BundleError
 from samsdk.io.atomic import atomic_write
+from samsdk.io.dicom import Source
+from samsdk.io.dicom_spacing import Spacing, checked_spacing
 from samsdk.transforms import Frame
 
 _FORMAT = 2
@@ -49,6 +51,8 @@ class Embedding:
             not saved.
         point_probabilities: [S, S] float32, read-only: where in the network's input square a bundle that prompts itself
             would point; None of other bundles.
+        spacing: (x, y) millimetres a pixel of the image as given, None if unknown.
+        source: the DICOM object that the image comes from, None if it comes from another file.
     """
 
     tensors: Mapping[str, NDArray[np.float32]]
@@ -58,6 +62,8 @@ class Embedding:
     timings: Mapping[str, float] = field(default_factory=dict)
     on_device: Mapping[str, Any] | None = field(default=None, repr=False)
     point_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
+    spacing: Spacing | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         for tensor in self.tensors.values():
@@ -86,6 +92,8 @@ class Embedding:
             "window": self.frame.window,
             "bundle": self.bundle,
             "provider": self.provider,
+            "spacing": self.spacing,
+            "source": asdict(self.source) if self.source else None,
         }
         # Any, because newer stubs of savez tell the arrays from its own keyword, which numpy 2.1 does not have yet.
         arrays: dict[str, Any] = {f"{_TENSOR}{name}": value for name, value in self.tensors.items()}
@@ -126,8 +134,17 @@ class Embedding:
             # Nothing is preprocessed or encoded now; the keys stay, because `Result.timings` promises them.
             timings = {"preprocess": 0.0, "encode": 0.0}
             bundle, provider = str(about["bundle"]), str(about["provider"])
-            return cls(tensors, frame, bundle, provider, timings, point_probabilities=probabilities)
+            spacing, source = _scan_of(about)
+            return cls(tensors, frame, bundle, provider, timings, None, probabilities, spacing, source)
         except _UNREADABLE as error:
             raise BundleError(
                 f"{os.fspath(path)} is not an embedding that samsdk saved: {error}; encode the image again"
             ) from error
+
+
+def _scan_of(about: Mapping[str, Any]) -> tuple[Spacing | None, Source | None]:
+    """What a saved embedding says about its scan; older files say nothing."""
+    spacing, source = about.get("spacing"), about.get("source")
+    if spacing is not None and (len(spacing) != 2 or checked_spacing(*spacing) is None):
+        raise ValueError(f"its spacing is {spacing}")
+    return (spacing[0], spacing[1]) if spacing else None, Source(**source) if source else None

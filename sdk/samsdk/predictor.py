@@ -1,15 +1,15 @@
 """The predictor: encode an image once, decode each prompt."""
 
 import time
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samsdk.answers import alike_prompts, run_decoder, run_encoder, run_prompter, wanted_masks
+from samsdk.answers import alike_prompts, of_scan, run_decoder, run_encoder, run_prompter, wanted_masks
 from samsdk.auto import answer_alone, empty_result, prompts_itself
 from samsdk.backends.onnxruntime import Providers
 from samsdk.backends.options import BackendOptions
@@ -17,16 +17,19 @@ from samsdk.bundle import Bundle
 from samsdk.embedding import Embedding
 from samsdk.engines import Engines, open_engines
 from samsdk.errors import BundleError, PromptError
-from samsdk.io.images import as_array
+from samsdk.io.images import as_scan
 from samsdk.manifest import SEMANTIC
 from samsdk.masks import upsample_region
-from samsdk.prompts import DecoderInputs, Prompt, check_kinds, encode_prompt
+from samsdk.measuring.perturbation import vary
+from samsdk.millimetres import prompt_pixels
+from samsdk.prompts import DecoderInputs, Prompt, check_kinds, encode_prompt, warn_untrained
 from samsdk.recent import ImageView, RecentEmbeddings
+from samsdk.regions import answer_prompt
 from samsdk.results import Result
 from samsdk.sam_predictor import SamPredictor
 from samsdk.semantic import name_pixels
 from samsdk.transforms import Frame, Window
-from samsdk.zoom import Zoom, segment_zoomed
+from samsdk.zoom import Zoom
 
 DEFAULT_TIER: Final = "exact"
 
@@ -96,7 +99,7 @@ class Predictor(SamPredictor):
 
         Args:
             image: a path, the bytes of an image file, an array HxW, HxWx3 (RGB) or HxWx4 (RGBA; alpha is dropped) of
-                uint8, uint16, other integers, bool or floats, or a PIL image.
+                uint8, uint16, other integers, bool or floats, a PIL image, or a `Scan`.
             window: (x0, y0, x1, y1) in whole pixels, x1 and y1 exclusive: only this part is encoded, at full
                 resolution. Prompts and masks stay in pixels of the whole image; masks end at the window's border.
 
@@ -109,14 +112,15 @@ class Predictor(SamPredictor):
             BackendError: the engine failed, or its output is not finite.
         """
         start = time.perf_counter()
-        pixels, frame = self.manifest.preprocessing.apply_image(as_array(image), window)
+        scan = as_scan(image)
+        pixels, frame = self.manifest.preprocessing.apply_image(scan.pixels, window)
         prepared = time.perf_counter()
         tensors, on_device = run_encoder(self._encoder, pixels)
         probabilities = run_prompter(self._prompter, pixels)
         done = time.perf_counter()
         timings = {"preprocess": (prepared - start) * 1e3, "encode": (done - prepared) * 1e3}
-        provider = self._encoder.provider
-        return Embedding(tensors, frame, self._identity, provider, timings, on_device, probabilities)
+        made = self._identity, self._encoder.provider, timings
+        return Embedding(tensors, frame, *made, on_device, probabilities, scan.spacing, scan.source)
 
     def decode(
         self,
@@ -126,6 +130,8 @@ class Predictor(SamPredictor):
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask: ArrayLike | Result | None = None,
+        points_mm: ArrayLike | None = None,
+        box_mm: ArrayLike | None = None,
         multimask: bool = False,
     ) -> Result:
         """Segment what one prompt points at.
@@ -137,20 +143,23 @@ class Predictor(SamPredictor):
             labels: [K], 1 for the object and 0 for what is not; all 1 when left out.
             box: (x0, y0, x1, y1) in pixels of the image as given, x1 and y1 exclusive.
             mask: a former result of the same image, [H, W] bool or integers, or low-res logits of the same window.
+            points_mm: instead of `points`, in millimetres from the image's upper left corner; see `samsdk.millimetres`.
+            box_mm: likewise instead of `box`.
             multimask: return the masks for ambiguous prompts instead of the single one.
 
         Raises:
-            PromptError: the prompt is malformed or of a kind that the bundle lacks.
+            PromptError: the prompt is malformed or of a kind that the bundle lacks, or in millimetres without spacing.
             BundleError: another bundle made the embedding.
             BackendError: the engine failed, or its output is not finite.
         """
+        points, box = prompt_pixels(embedding.spacing, points, box, points_mm, box_mm)
         return self.decode_batch(embedding, [Prompt(points, labels, box, mask)], multimask=multimask)[0]
 
     def decode_batch(self, embedding: Embedding, prompts: Sequence[Prompt], *, multimask: bool = False) -> list[Result]:
         """Segment what each of many prompts points at.
 
-        Prompts with the same number of points and box corners share engine calls of up to 64 prompts. They are not
-        padded to a common number: a padding token takes part in attention and would change the mask.
+        Prompts with the same number of points and box corners share engine calls of up to 64 (on a processor 16). They
+        are not padded to a common number: a padding token takes part in attention and would change the mask.
 
         Args:
             embedding: what `encode` returned.
@@ -169,18 +178,18 @@ class Predictor(SamPredictor):
         if self.manifest.task == SEMANTIC:
             for prompt in prompts:
                 check_kinds(prompt, self.manifest.prompt_kinds)
-            return [self._name_pixels(embedding) for _ in prompts]
+            return of_scan([self._name_pixels(embedding) for _ in prompts], embedding)
         answer = partial(self._answer, embedding, multimask)
         if self.manifest.auto is None:
-            return answer(prompts)
+            return of_scan(answer(prompts), embedding)
         masks = self.manifest.multimask_outputs if multimask else 1
         nothing = partial(empty_result, embedding, self.manifest.classes, masks, self.manifest.mask_side)
-        return [*answer_alone(self.manifest.auto, embedding, prompts, answer, nothing)]
+        return of_scan(answer_alone(self.manifest.auto, embedding, prompts, answer, nothing), embedding)
 
     def _answer(self, embedding: Embedding, multimask: bool, prompts: Sequence[Prompt]) -> list[Result]:
         inputs = [self._encode_prompt(prompt, embedding.frame) for prompt in prompts]
         results: dict[int, Result] = {}
-        for members in alike_prompts(inputs):
+        for members in alike_prompts(inputs, self.provider):
             answers = self._answer_group(embedding, [inputs[index] for index in members], multimask)
             results.update(zip(members, answers, strict=True))
         return [results[index] for index in range(len(prompts))]
@@ -214,13 +223,7 @@ class Predictor(SamPredictor):
     def _encode_prompt(self, prompt: Prompt, frame: Frame) -> DecoderInputs:
         manifest = self.manifest
         feeds = encode_prompt(prompt, frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
-        if not set(prompt.kinds) & set(manifest.trained_kinds):
-            warnings.warn(
-                f"{manifest.name!r} was trained with {' and '.join(manifest.trained_kinds)} prompts only, got "
-                f"{' and '.join(prompt.kinds)}: expect a poor mask",
-                UserWarning,
-                stacklevel=4,
-            )
+        warn_untrained(prompt, manifest.trained_kinds, manifest.name)
         return feeds
 
     def _answer_group(self, embedding: Embedding, inputs: Sequence[DecoderInputs], multimask: bool) -> list[Result]:
@@ -251,39 +254,47 @@ class Predictor(SamPredictor):
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask: ArrayLike | Result | None = None,
+        points_mm: ArrayLike | None = None,
+        box_mm: ArrayLike | None = None,
         multimask: bool = False,
         zoom: bool | None = None,
+        variations: int = 0,
     ) -> Result:
         """Encode and decode in one call; the embeddings of the last images are kept, so a second click is one decode.
 
         Args:
             image: see `encode`.
-            points: see `decode`; likewise `labels`, `box` and `multimask`.
+            points: see `decode`; likewise `labels`, `box`, `points_mm`, `box_mm` and `multimask`.
             mask: see `decode`; with zoom, low-res logits are refused: give the result that they come from.
             zoom: look a second time, at a window around the object, for which that part of the image is encoded too
                 (see `samsdk.zoom`). None does what the bundle recommends; most models from elsewhere recommend nothing.
+                Unless it is False, the first look at an image far larger than the network's input is at the region
+                that the prompt is about (see `samsdk.regions`).
+            variations: how many prompts that are moved a little are answered, too, for the ranges of `Result.measure`.
 
         Raises:
             ImageError, PromptError, BundleError, BackendError: as `encode` and `decode`.
         """
-        prompt = Prompt(points, labels, box, mask)
+        prompt = Prompt(points if points_mm is None else points_mm, labels, box if box_mm is None else box_mm, mask)
         check_kinds(prompt, self.manifest.prompt_kinds, needed=self.manifest.auto is None)
         whole = self.manifest.task == SEMANTIC or (self.manifest.auto is not None and prompts_itself(prompt))
         if zoom and whole:
             raise PromptError("the answer is of the whole image, there is no object to look closer at; leave zoom out")
         view = ImageView(image, self.encode, self._recent)
-        closeness = None if whole else self.zoom(zoom)
+        if points_mm is not None or box_mm is not None:
+            points, box = prompt_pixels(view.spacing, points, box, points_mm, box_mm)
+            prompt = replace(prompt, points=points, box=box)
 
         def answer(embedding: Embedding, prompt: Prompt) -> Result:
             return self.decode_batch(embedding, [prompt], multimask=multimask)[0]
 
-        if closeness is None:
+        if whole:
             return answer(view.encode(None), prompt)
-        # A malformed prompt is refused as it was given, before anything is cut to a window.
-        manifest = self.manifest
-        frame = manifest.preprocessing.frame(view.size)
-        encode_prompt(prompt, frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
-        return segment_zoomed(view.encode, answer, prompt, view.size, closeness)
+        if zoom is False:
+            result = answer(view.encode(None), prompt)
+        else:
+            result = answer_prompt(view.encode, answer, prompt, view.size, self.manifest, self.zoom(zoom))
+        return vary(result, prompt, view.encode, self.decode_batch, variations) if variations else result
 
     def forget(self) -> None:
         """Let go of the embeddings that `segment` keeps of the last images."""

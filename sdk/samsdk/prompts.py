@@ -1,5 +1,6 @@
 """Prompts: what a person points at, checked, and turned into the decoder's inputs."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -132,6 +133,23 @@ def encode_prompt(
             # By tanh, which no logit makes overflow.
             mask = (0.5 + 0.5 * np.tanh(0.5 * mask)).astype(np.float32)
     return DecoderInputs(np.concatenate(coords), np.concatenate(tokens), mask, float(prompt.mask is not None))
+
+
+def warn_untrained(prompt: Prompt, trained: Sequence[str], name: str) -> None:
+    """Warn of a prompt that is of no kind that a model was trained with: it answers, but poorly.
+
+    Args:
+        prompt: what the user gave.
+        trained: the prompt kinds that the model was trained with.
+        name: of the bundle.
+    """
+    if not set(prompt.kinds) & set(trained):
+        warnings.warn(
+            f"{name!r} was trained with {' and '.join(trained)} prompts only, got {' and '.join(prompt.kinds)}: expect "
+            "a poor mask",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def decoder_feeds(prompts: Sequence[DecoderInputs]) -> dict[str, NDArray[np.float32]]:

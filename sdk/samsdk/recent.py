@@ -4,12 +4,12 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any, Final, Protocol
-
-from numpy.typing import NDArray
+from typing import Final, Protocol
 
 from samsdk.embedding import Embedding
-from samsdk.io.images import as_array, image_key
+from samsdk.io.dicom_spacing import Spacing
+from samsdk.io.images import as_scan, image_key
+from samsdk.io.scans import Scan
 from samsdk.transforms import Window
 
 # A user goes back and forth between a few images, and between a few objects of each; LiteMedSAM's are 4 MB each.
@@ -38,10 +38,10 @@ class RecentEmbeddings:
                 self._kept.move_to_end((key, window))
             return found
 
-    def size(self, key: str) -> tuple[int, int] | None:
-        """(height, width) of the image with this key, if any of its embeddings is kept."""
+    def find_any(self, key: str) -> Embedding | None:
+        """The embedding of any window of the image with this key, if one is kept."""
         with self._lock:
-            return next((one.frame.original_size for (name, _), one in self._kept.items() if name == key), None)
+            return next((one for (name, _), one in self._kept.items() if name == key), None)
 
     def clear(self) -> None:
         """Let go of all embeddings."""
@@ -72,20 +72,25 @@ class ImageView:
         self._stored = isinstance(image, (str, os.PathLike))
         # An encoded image is hashed as it is stored; anything else is checked before the hash, which would copy
         # whatever is no image.
-        self._image = image if self._stored or isinstance(image, (bytes, bytearray)) else as_array(image)
+        self._image = image if self._stored or isinstance(image, (bytes, bytearray)) else as_scan(image)
         self._key = image_key(self._image)
-        self._pixels: NDArray[Any] | None = None
+        self._scan: Scan | None = None
         self._encode = encode
         self._recent = recent
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the image in pixels."""
-        known = self._recent.size(self._key)
+        known = self._recent.find_any(self._key)
         if known:
-            return known
-        height, width = self._read().shape[:2]
+            return known.frame.original_size
+        height, width = self._read().pixels.shape[:2]
         return height, width
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """(x, y) millimetres a pixel, None if unknown."""
+        return (self._recent.find_any(self._key) or self._read()).spacing
 
     def encode(self, window: Window | None) -> Embedding:
         """The embedding of a window of the image; None is the whole."""
@@ -98,7 +103,7 @@ class ImageView:
             self._recent.keep(self._key, window, embedding)
         return embedding
 
-    def _read(self) -> NDArray[Any]:
-        if self._pixels is None:
-            self._pixels = as_array(self._image)
-        return self._pixels
+    def _read(self) -> Scan:
+        if self._scan is None:
+            self._scan = as_scan(self._image)
+        return self._scan

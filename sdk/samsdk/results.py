@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from samsdk.errors import ImageError, OutputError
 from samsdk.intensity import to_uint8
 from samsdk.io.atomic import atomic_write
+from samsdk.io.dicom import Source
+from samsdk.io.dicom_spacing import Spacing
 from samsdk.io.images import as_array, write_png
 from samsdk.masks import Region, encode_rle, polygons
+from samsdk.measuring.measurement import Measurement, measure
 from samsdk.splitting import Splitting, number_objects
 from samsdk.transforms import Frame
 
-SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".json")
+SUFFIXES: Final = (".png", ".npz", ".nii.gz", ".coco.json", ".json")
 # Okabe and Ito's sky blue: stands out from grey scans, red fundus and brown or pink stains, for any colour vision.
 OVERLAY_COLOUR: Final = (86, 180, 233)
 Colour = tuple[int, int, int]
@@ -41,6 +44,9 @@ class Result:
             embedding's own, and 0.0 where `segment` or a file had it already.
         provider: the execution provider that ran the decoder.
         bundle: name and content hash of the bundle.
+        spacing: (x, y) millimetres a pixel of the image as given, None if unknown.
+        source: the DICOM object that the image comes from, None if it comes from another file.
+        variations: what prompts that were moved a little gave, see `samsdk.measuring.perturbation`.
     """
 
     regions: tuple[Region, ...]
@@ -51,6 +57,9 @@ class Result:
     timings: Mapping[str, float]
     provider: str
     bundle: str
+    spacing: Spacing | None = field(default=None, kw_only=True)
+    source: Source | None = field(default=None, kw_only=True)
+    variations: tuple[Region, ...] = field(default=(), kw_only=True)
 
     @property
     def best(self) -> int:
@@ -106,6 +115,14 @@ class Result:
         """
         return number_objects(self.region, splitting)
 
+    def measure(self) -> Measurement:
+        """Measure the best mask: in pixels, and in millimetres where the size of a pixel is known.
+
+        With `variations` each value has a range, which shows whether the mask depends on where exactly somebody
+        pointed.
+        """
+        return measure(self.region, self.spacing, self.variations)
+
     def overlay(self, image: object, *, opacity: float = 0.45) -> NDArray[np.uint8]:
         """Draw the best mask and its outline on the image.
 
@@ -145,6 +162,7 @@ class Result:
             "area": self.area,
             "box": list(self.box) if self.box else None,
             "window": list(self.frame.window),
+            "spacing": list(self.spacing) if self.spacing else None,
             "rle": self.rle(),
             "labels": dict(self.labels),
             "timings": {stage: round(value, 3) for stage, value in self.timings.items()},
@@ -155,8 +173,10 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result, by the path's suffix, under a temporary name first.
 
-        `.png`: the best mask, 0 and 255. `.npz`: `masks`, `scores`, `low_res_logits`. `.json`: `to_dict()`. `.nii.gz`:
-        the best mask as uint8 (axes x, y, 1; identity affine), needs the extra `medical`.
+        `.png`: the best mask, 0 and 255. `.npz`: `masks`, `scores`, `low_res_logits`. `.json`: `to_dict()`;
+        `.coco.json`: what was found, as `samsdk.io.coco` writes it (several images too). `.nii.gz`:
+        the best mask as uint8 (axes x, y, 1; the affine holds the spacing, 1 mm where it is unknown), needs the extra
+        `medical`.
 
         Raises:
             OutputError: the suffix is none of these, or the file cannot be written.
@@ -168,13 +188,19 @@ class Result:
         elif name.endswith(".npz"):
             with atomic_write(path) as file:
                 np.savez_compressed(file, **self._arrays())
+        elif name.endswith(".coco.json"):
+            # It knows results, too.
+            from samsdk.io.coco import CocoImage, write_coco
+            from samsdk.io.objects import object_masks
+
+            write_coco(path, [CocoImage(self.frame.original_size, object_masks(self), spacing=self.spacing)])
         elif name.endswith(".json"):
             with atomic_write(path) as file:
                 file.write(json.dumps(self.to_dict(), indent=1).encode())
         elif name.endswith(".nii.gz"):
             from samsdk.io.nifti import write_mask
 
-            write_mask(path, self._plane())
+            write_mask(path, self._plane(), self.spacing)
         else:
             raise OutputError(f"cannot write {os.fspath(path)}: expected a name that ends in {', '.join(SUFFIXES)}")
 

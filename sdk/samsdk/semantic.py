@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.masks import Region, encode_rle, polygons, upsample_labels
+from samsdk.measuring.measurement import Measurement, measure
 from samsdk.results import OVERLAY_COLOUR, Colour, Result
 from samsdk.splitting import Splitting, number_objects
 from samsdk.transforms import Frame
@@ -70,6 +71,10 @@ class SemanticResult(Result):
     def instances(self, splitting: Splitting, label: int | str | None = None) -> NDArray[np.int32]:
         """The mask of a class split into its objects, see `Result.instances`; `label` and errors as `polygons`."""
         return number_objects(self._region_of(label), splitting)
+
+    def measure(self, label: int | str | None = None) -> Measurement:
+        """Measure a class, see `Result.measure`; `label` and errors as `polygons`."""
+        return measure(self._region_of(label), self.spacing)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it; `classes` has what there is to say of each class."""

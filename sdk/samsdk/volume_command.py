@@ -15,9 +15,17 @@ from samsdk.volumes.result import VolumeResult
 from samsdk.volumes.volume import Volume
 
 # What of a volume cannot be given or asked for: names of arguments and of their options.
-_OF_IMAGES: Final = {"mask": "--mask", "overlay": "--overlay", "instances": "--instances"}
+_OF_IMAGES: Final = {
+    "mask": "--mask",
+    "overlay": "--overlay",
+    "instances": "--instances",
+    "frame": "--frame",
+    "point_mm": "--point-mm",
+    "box_mm": "--box-mm",
+}
 _PROMPTS: Final = {"point": "--point", "box": "--box"}
-_OF_VOLUMES: Final = {"slice": "--slice", "axis": "--axis", "extent": "--extent", "window": "--window"}
+_OF_VOLUMES: Final = {"slice": "--slice", "axis": "--axis", "extent": "--extent"}
+_WINDOW: Final = {"window": "--window"}
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +42,10 @@ def add_volume_options(parser: argparse.ArgumentParser) -> None:
         "--extent", type=_extent, metavar="FIRST,LAST", help="slices between which the object is, if that is known"
     )
     group.add_argument(
-        "--window", type=_window, metavar="LOW,HIGH", help="numbers of the volume to tell apart, such as -160,240 of CT"
+        "--window",
+        type=_window,
+        metavar="LOW,HIGH",
+        help="numbers of a volume or a DICOM image to tell apart, such as -160,240 of CT",
     )
 
 
@@ -63,7 +74,7 @@ def segment_volume(args: argparse.Namespace) -> Report:
     details: dict[str, Any] = {}
     predictor = samsdk.load(args.model, device=args.device, tier=args.tier)
     if isinstance(predictor, VolumePredictor):
-        given = _given(args, {**_PROMPTS, **_OF_VOLUMES}) + (["--zoom"] if args.zoom else [])
+        given = _given(args, {**_PROMPTS, **_OF_VOLUMES, **_WINDOW}) + (["--zoom"] if args.zoom else [])
         if given:
             raise WrongCallError(
                 f"{predictor.manifest.name} finds what it knows by itself; leave {' and '.join(given)} out"

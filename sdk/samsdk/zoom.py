@@ -28,6 +28,7 @@ _DOUBT: Final = 0.1
 Extent = tuple[float, float, float, float]
 Encode = Callable[[Window | None], Embedding]
 Decode = Callable[[Embedding, Prompt], Result]
+Look = Callable[[Prompt], Result]
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,14 @@ def _span(low: float, high: float, side: float, length: int) -> tuple[int, int]:
     return start, start + wanted
 
 
-def segment_zoomed(encode: Encode, decode: Decode, prompt: Prompt, size: tuple[int, int], zoom: Zoom) -> Result:
+def segment_zoomed(
+    encode: Encode, decode: Decode, prompt: Prompt, size: tuple[int, int], zoom: Zoom, first_look: Look | None = None
+) -> Result:
     """Answer one prompt from the window around what it points at.
 
     A box says where that is; a former result keeps its window, so that a correction costs one decode; points and
-    masks are first answered on the whole image, and that answer says where to look. It stays the answer if the second
-    look believes in its own much less.
+    masks are first answered by a first look, and that answer says where to look closer. It stays the answer if the
+    second look believes in its own much less.
 
     Args:
         encode: encodes a window of the image, None is the whole; called again for the same window, it should know it.
@@ -88,6 +91,7 @@ def segment_zoomed(encode: Encode, decode: Decode, prompt: Prompt, size: tuple[i
         prompt: in pixels of the whole image.
         size: (height, width) of the image.
         zoom: how close.
+        first_look: answers a prompt at first; None does so on the whole image.
 
     Raises:
         PromptError: the mask is low-res logits, which do not say what part of the image they show.
@@ -97,23 +101,24 @@ def segment_zoomed(encode: Encode, decode: Decode, prompt: Prompt, size: tuple[i
             "low-res logits do not say what part of the image they show: give the former result itself as mask, or "
             "turn zoom off"
         )
-    points = _foreground(prompt)
+    points = foreground(prompt)
     if isinstance(prompt.mask, Result) and (kept := _kept_window(prompt.mask, points, prompt.box)):
-        return decode(encode(kept), _within(prompt, kept))
+        return decode(encode(kept), within(prompt, kept))
+    look = first_look or (lambda prompt: decode(encode(None), prompt))
     first: Result | None = None
     extent = None if prompt.box is None else _extent(np.asarray(prompt.box, dtype=np.float64).reshape(-1, 2))
     if extent is None:
-        first = decode(encode(None), prompt)
-        extent = _object_extent(first.regions[first.best], points)
-    window = None if extent is None else zoom_window(_join(extent, points), size, zoom)
-    if window is None or not _within(prompt, window).kinds:
-        return first or decode(encode(None), prompt)
-    second = decode(encode(window), _within(prompt, window))
+        first = look(prompt)
+        extent = object_extent(first.regions[first.best], points)
+    window = None if extent is None else zoom_window(join_extent(extent, points), size, zoom)
+    if window is None or not within(prompt, window).kinds:
+        return first or look(prompt)
+    second = decode(encode(window), within(prompt, window))
     return first if first is not None and first.score > second.score + _DOUBT else second
 
 
-def _object_extent(region: Region, points: NDArray[np.float64]) -> Extent | None:
-    """The box of those parts of a mask that the points lie on, or of all of it where they lie on none.
+def object_extent(region: Region, points: NDArray[np.float64]) -> Extent | None:
+    """The box of those parts of a mask that the points [K, 2] lie on, or of all of it where they lie on none.
 
     A first answer may have stray parts far away, which a second look should not be widened for.
     """
@@ -137,19 +142,26 @@ def _kept_window(former: Result, points: NDArray[np.float64], box: object) -> Wi
         return None
     if ((points < (x0, y0)) | (points >= (x1, y1))).any():
         return None
-    # An object that runs into the window's border goes on behind it, unless that is the image's border too.
-    cut = (found[0] <= x0 > 0) or (found[1] <= y0 > 0) or (found[2] >= x1 < width) or (found[3] >= y1 < height)
-    return None if cut else window
+    return None if touches_border(found, window, (height, width)) else window
 
 
-def _foreground(prompt: Prompt) -> NDArray[np.float64]:
+def touches_border(extent: Extent, window: Window, size: tuple[int, int]) -> bool:
+    """Whether an object runs into its window's border and so goes on behind it: where that is not the image's, too."""
+    x0, y0, x1, y1 = window
+    left, top, right, bottom = extent
+    height, width = size
+    return (left <= x0 > 0) or (top <= y0 > 0) or (right >= x1 < width) or (bottom >= y1 < height)
+
+
+def foreground(prompt: Prompt) -> NDArray[np.float64]:
+    """The points of a prompt that are on the object, [K, 2]."""
     if prompt.points is None:
         return np.zeros((0, 2))
     points = np.asarray(prompt.points, dtype=np.float64).reshape(-1, 2)
     return points if prompt.labels is None else points[np.atleast_1d(np.asarray(prompt.labels)) != BACKGROUND]
 
 
-def _within(prompt: Prompt, window: Window) -> Prompt:
+def within(prompt: Prompt, window: Window) -> Prompt:
     """The prompt without background points outside the window, where nothing will be segmented anyway."""
     if prompt.points is None:
         return prompt
@@ -168,7 +180,8 @@ def _extent(points: NDArray[np.float64]) -> Extent:
     return x0, y0, x1, y1
 
 
-def _join(extent: Extent, points: NDArray[np.float64]) -> Extent:
+def join_extent(extent: Extent, points: NDArray[np.float64]) -> Extent:
+    """The extent that holds another one and the pixels of points [K, 2]."""
     corners = np.array(extent).reshape(2, 2)
     # A click is a whole pixel.
     return _extent(np.concatenate([corners, points, points + 1])) if len(points) else extent

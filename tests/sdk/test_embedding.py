@@ -122,8 +122,18 @@ def test_the_file_holds_these_entries_and_no_more(saved: Path) -> None:
     # A keyword that numpy does not know, as older ones lack `allow_pickle`, would become one more array.
     with np.load(saved, allow_pickle=False) as archive:
         assert sorted(archive.files) == ["about", "tensor_image_embeddings"]
-    expected = {"format", "original_size", "resized_size", "input_size", "window", "bundle", "provider"}
-    assert about(saved).keys() == expected
+    frame = {"original_size", "resized_size", "input_size", "window"}
+    assert about(saved).keys() == {"format", "bundle", "provider", "spacing", "source"} | frame
+
+
+def test_a_file_that_says_nothing_of_its_scan_is_read(saved: Path) -> None:
+    rewrite(saved, {"spacing": None, "source": None})
+    loaded = Embedding.load(saved)
+    assert (loaded.spacing, loaded.source) == (None, None)
+    for wrong in ([0.5], [0.5, -1.0], ["a", "b"]):
+        rewrite(saved, {"spacing": wrong})
+        with pytest.raises(BundleError, match="is not an embedding that samsdk saved"):
+            Embedding.load(saved)
 
 
 def test_an_array_that_is_no_tensor_is_left_alone(saved: Path) -> None:

@@ -144,17 +144,17 @@ def test_a_mask_goes_back_as_its_sigmoid_where_the_bundle_says_so(fresh: Predict
 
 def test_prompts_of_one_kind_share_one_engine_call(fresh: Predictor, embedding: Embedding) -> None:
     spy = spy_on(fresh, "_decoder")
-    boxes = [Prompt(box=(x, 10, x + 50, 80)) for x in range(0, 400, 10)]
+    boxes = [Prompt(box=(x, 10, x + 50, 80)) for x in range(0, 160, 10)]
     results = fresh.decode_batch(embedding, boxes)
-    assert [feeds["point_coords"].shape for feeds in spy.feeds] == [(40, 2, 2)]
+    assert [feeds["point_coords"].shape for feeds in spy.feeds] == [(16, 2, 2)]
     feeds = spy.feeds[0]
     # 512 pixels become 64, and this bundle cuts box corners to whole pixels.
     np.testing.assert_array_equal(feeds["point_coords"][5], [[6, 1], [12, 10]])
     np.testing.assert_array_equal(feeds["point_labels"][5], [2, 3])
-    assert feeds["mask_input"].shape == (40, 1, 64, 64)
+    assert feeds["mask_input"].shape == (16, 1, 64, 64)
     assert not feeds["mask_input"].any()
     assert not feeds["has_mask_input"].any()
-    assert len(results) == 40
+    assert len(results) == 16
     assert fresh.decode_batch(embedding, []) == []
     assert len(spy.feeds) == 1
 
@@ -487,21 +487,28 @@ def test_a_former_result_of_another_image_is_refused(
 # Engine calls --------------------------------------------------------------------------------------------------------
 
 
-def test_an_engine_call_takes_up_to_64_prompts(fresh: Predictor, embedding: Embedding) -> None:
-    boxes = [Prompt(box=(x, 50, x + 120, 300)) for x in range(130)]
+def test_on_a_processor_an_engine_call_takes_up_to_16_prompts(fresh: Predictor, embedding: Embedding) -> None:
+    boxes = [Prompt(box=(x, 50, x + 120, 300)) for x in range(34)]
     # A single point has as many tokens as a box; two have more, and need a call of their own.
     points = [Prompt(points=[(x, 100), (x, 200)]) for x in range(3)]
-    expected = [fresh.decode_batch(embedding, [prompt])[0] for prompt in (boxes[0], boxes[63], boxes[64], boxes[129])]
+    expected = [fresh.decode_batch(embedding, [prompt])[0] for prompt in (boxes[0], boxes[15], boxes[16], boxes[33])]
     spy = spy_on(fresh, "_decoder")
-    results = fresh.decode_batch(embedding, [*boxes[:100], *points, *boxes[100:]])
-    assert [len(feeds["point_coords"]) for feeds in spy.feeds] == [64, 64, 2, 3]
-    assert len(results) == 133
+    results = fresh.decode_batch(embedding, [*boxes[:20], *points, *boxes[20:]])
+    assert [len(feeds["point_coords"]) for feeds in spy.feeds] == [16, 16, 2, 3]
+    assert len(results) == 37
     # In their order, whichever call they were in.
-    del results[100:103]
-    for index, result in zip((0, 63, 64, 129), expected, strict=True):
+    del results[20:23]
+    for index, result in zip((0, 15, 16, 33), expected, strict=True):
         np.testing.assert_allclose(results[index].low_res_logits, result.low_res_logits, atol=1e-4, rtol=0)
         assert results[index].score == pytest.approx(result.score, abs=1e-5)
     assert fresh.decode_batch(embedding, []) == []
+
+
+def test_a_gpu_takes_up_to_64_prompts_at_once(fresh: Predictor, embedding: Embedding) -> None:
+    spy = spy_on(fresh, "_decoder")
+    spy.provider = "CUDAExecutionProvider"
+    fresh.decode_batch(embedding, [Prompt(box=(x, 50, x + 120, 300)) for x in range(70)])
+    assert [len(feeds["point_coords"]) for feeds in spy.feeds] == [64, 6]
 
 
 @pytest.mark.parametrize(("trained", "corners"), [(["points", "box"], 0), (["box"], 2)])

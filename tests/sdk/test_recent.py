@@ -24,7 +24,7 @@ class Encoder:
 
     def __call__(self, image: Any, *, window: Window | None = None) -> Embedding:
         self.calls.append(window)
-        square, frame = Preprocessing(16).apply_image(image, window)
+        square, frame = Preprocessing(16).apply_image(image.pixels, window)
         return Embedding({"image_embeddings": square}, frame, "b", "p", {"preprocess": 1.0, "encode": 2.0})
 
 
@@ -95,7 +95,7 @@ def test_the_size_is_known_without_reading_again(tmp_path: Path, monkeypatch: py
     def refuse(image: object) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(samsdk.recent, "as_array", refuse)
+    monkeypatch.setattr(samsdk.recent, "as_scan", refuse)
     again = ImageView(path, Encoder(), recent)
     assert again.size == (20, 30)
     assert again.encode(WINDOW).frame.window == WINDOW
@@ -103,8 +103,8 @@ def test_the_size_is_known_without_reading_again(tmp_path: Path, monkeypatch: py
 
 def test_an_image_is_read_once_for_all_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, reads = write(tmp_path / "a.png"), []
-    as_array = samsdk.recent.as_array
-    monkeypatch.setattr(samsdk.recent, "as_array", lambda image: reads.append(image) or as_array(image))
+    as_scan = samsdk.recent.as_scan
+    monkeypatch.setattr(samsdk.recent, "as_scan", lambda image: reads.append(image) or as_scan(image))
     view = ImageView(path, Encoder(), RecentEmbeddings())
     assert view.size == (20, 30)
     for window in (None, WINDOW):

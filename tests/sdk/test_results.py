@@ -209,6 +209,7 @@ def test_to_dict_is_complete_and_json_can_hold_it(result: Result) -> None:
         "area": np.count_nonzero(disc(12)),
         "box": [19, 9, 42, 32],
         "window": [10, 0, 60, 50],
+        "spacing": None,
         "labels": {"1": "spleen"},
         "timings": {"preprocess": 1.235, "encode": 20.0, "decode": 3.0, "postprocess": 0.5},
         "provider": "CPUExecutionProvider",

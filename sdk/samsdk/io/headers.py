@@ -8,14 +8,10 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from samsdk.io.tiff import HEIGHT, SIGNATURES, UNREADABLE, WIDTH, tiff_pages
+
 FORMATS: Final = ("PNG", "JPEG", "BMP", "TIFF", "WebP", "PGM", "PPM")
 """The formats that `image_format` knows."""
-
-TIFF_WIDTH: Final = 256
-TIFF_HEIGHT: Final = 257
-TIFF_BITS: Final = 258
-TIFF_PHOTOMETRIC: Final = 262
-TIFF_EXTRA_SAMPLES: Final = 338
 
 # In entropy-coded data FF00 is an escaped FF, FFD0-FFD7 are restarts and FFFF is padding; any other FFxx ends it.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -27,10 +23,6 @@ _PNM_GAP = rb"(?:\s|#[^\n]*\n)++"
 _PNM = re.compile(rb"P([56])" + _PNM_GAP + rb"(\d{1,9})" + _PNM_GAP + rb"(\d{1,9})" + _PNM_GAP + rb"(\d{1,5})\s")
 # A whole PNM header, comments included, fits in this; it also bounds what the pattern may look at.
 _PNM_HEADER = 1024
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
-# Real directories have tens of entries; a damaged count must not cost time.
-_TIFF_MAX_ENTRIES = 4096
-_UNREADABLE = (struct.error, IndexError, KeyError, ValueError, OverflowError)
 
 
 def image_format(data: bytes) -> str | None:
@@ -41,7 +33,7 @@ def image_format(data: bytes) -> str | None:
         return "JPEG"
     if data.startswith(b"BM"):
         return "BMP"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if data[:4] in SIGNATURES:
         return "TIFF"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
@@ -69,7 +61,7 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     }.get(image_format(data) or "")
     try:
         return read(data) if read else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -96,19 +88,9 @@ def is_truncated(data: bytes) -> bool:
     }.get(image_format(data) or "")
     try:
         return check(data) if check else False
-    except _UNREADABLE:
+    except UNREADABLE:
         # A header that stops half-way is an end that is missing.
         return True
-
-
-def tiff_tags(data: bytes) -> dict[int, int]:
-    """Read the whole-number tags of a TIFF's first page: tag -> its first value; empty if it is not a TIFF."""
-    if image_format(data) != "TIFF":
-        return {}
-    try:
-        return _tiff_directory(data)
-    except _UNREADABLE:
-        return {}
 
 
 def _png_size(data: bytes) -> tuple[int, int] | None:
@@ -218,26 +200,5 @@ def _pnm_truncated(data: bytes) -> bool:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    tags = _tiff_directory(data)
-    return tags[TIFF_WIDTH], tags[TIFF_HEIGHT]
-
-
-def _tiff_directory(data: bytes) -> dict[int, int]:
-    order = "<" if data.startswith(b"II") else ">"
-    big = b"+" in data[2:4]
-    # BigTIFF has 8-byte offsets and counts where TIFF has 4-byte offsets and 2- and 4-byte counts.
-    pointer, number, entry, inline = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-    (start,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
-    (entries,) = struct.unpack_from(order + number, data, start)
-    first = start + struct.calcsize(number)
-    tags: dict[int, int] = {}
-    for position in range(first, first + entry * min(entries, _TIFF_MAX_ENTRIES), entry):
-        tag, kind, count = struct.unpack_from(f"{order}HH{pointer}", data, position)
-        code = _TIFF_TYPES.get(kind)
-        if code is None:
-            continue
-        value = position + entry - inline
-        if count * struct.calcsize(code) > inline:
-            (value,) = struct.unpack_from(order + pointer, data, value)
-        tags.setdefault(tag, struct.unpack_from(order + code, data, value)[0])
-    return tags
+    pages = tiff_pages(data)
+    return (pages[0][WIDTH], pages[0][HEIGHT]) if pages else None

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
 import cv2
@@ -11,49 +11,51 @@ from numpy.typing import NDArray
 
 from samsdk.errors import ImageError, OutputError
 from samsdk.io.atomic import atomic_write
-from samsdk.io.headers import (
-    FORMATS,
-    TIFF_BITS,
-    TIFF_EXTRA_SAMPLES,
-    TIFF_PHOTOMETRIC,
-    image_format,
-    image_size,
-    is_truncated,
-    tiff_tags,
-)
-from samsdk.io.nifti import is_nifti
+from samsdk.io.encoded import MAX_PIXELS, VOLUME_HINT, check_pixels, read_encoded
+from samsdk.io.scans import Scan, read_scan
 from samsdk.volumes.volume import Volume
 
-MAX_PIXELS: Final = 2**28
-"""Larger images are refused: 268 million pixels, a square of 16,384."""
+__all__ = ["MAX_PIXELS", "as_array", "as_scan", "image_key", "read_image", "write_png"]
 
 _ACCEPTED: Final = "H x W, H x W x 1, H x W x 3 (RGB) or H x W x 4 (RGBA)"
-_READABLE: Final = ", ".join(FORMATS)
-_VOLUME_HINT: Final = (
-    "this bundle segments images: give a slice of it, follow an object through its slices with "
-    "samsdk.propagation.propagate, or load a bundle for volumes"
-)
 # The modes of PIL whose array is already grey, RGB or RGBA; CMYK and LAB have as many channels but mean other things.
 _PLAIN_MODES: Final = frozenset({"L", "RGB", "RGBA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 def read_image(source: str | os.PathLike[str] | bytes) -> NDArray[Any]:
-    """Read an encoded image, its pixels as they are in the file.
+    """Read an image file, its pixels as they are in the file.
 
     Args:
-        source: Path of a PNG, JPEG, BMP, TIFF, WebP, PGM or PPM file, or the bytes of one. Of a TIFF with several
-            pages the first is read.
+        source: Path of a PNG, JPEG, BMP, TIFF, WebP, PGM, PPM or DICOM file, or the bytes of one. Of a TIFF with
+            several pages the first is read; for other pages and frames see `read_scan`, also for how DICOM is shown.
 
     Returns:
         (H, W) grey or (H, W, 3) RGB array, C-contiguous, of the file's own dtype (uint8, uint16, or, from a TIFF,
-        also float32 and others) and range; turned as the EXIF orientation says; an alpha channel is dropped.
+        also float32 and others; of DICOM uint8) and range; turned as the EXIF orientation says; an alpha channel is
+        dropped.
 
     Raises:
         ImageError: The file is missing, empty, truncated, not an image of these formats, or larger than `MAX_PIXELS`.
+        MissingExtraError: DICOM needs the extra `medical`.
     """
-    data, name = _encoded(source)
-    _check_header(data, name)
-    return _decode(data, name)
+    return read_scan(source).pixels
+
+
+def as_scan(image: object) -> Scan:
+    """Turn whatever users call an image into a scan: its pixels by `as_array`, with what a file says about them.
+
+    Args:
+        image: See `as_array`.
+
+    Raises:
+        ImageError, MissingExtraError: As `as_array`.
+    """
+    if isinstance(image, (str, os.PathLike, bytes, bytearray)):
+        scan = read_scan(image)  # type: ignore[arg-type]
+        return replace(scan, pixels=_checked(scan.pixels))
+    if isinstance(image, Scan):
+        return replace(image, pixels=_checked(_from_object(image.pixels)))
+    return Scan(_checked(_from_object(image)))
 
 
 def as_array(image: object) -> NDArray[Any]:
@@ -61,7 +63,7 @@ def as_array(image: object) -> NDArray[Any]:
 
     Args:
         image: A path or encoded bytes (see `read_image`); an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA
-            of bool, any integer or float16/32/64; a PIL image of any mode; or anything with `__array__` or
+            of bool, any integer or float16/32/64; a PIL image of any mode; a `Scan`; or anything with `__array__` or
             `__array_interface__`.
 
     Returns:
@@ -71,9 +73,12 @@ def as_array(image: object) -> NDArray[Any]:
     Raises:
         ImageError: Another shape or dtype, 0 pixels, more than `MAX_PIXELS`, NaN or infinite values, or anything that
             `read_image` refuses.
+        MissingExtraError: DICOM needs the extra `medical`.
     """
-    encoded = isinstance(image, (str, os.PathLike, bytes, bytearray))
-    array = read_image(image) if encoded else _from_object(image)  # type: ignore[arg-type]
+    return as_scan(image).pixels
+
+
+def _checked(array: NDArray[Any]) -> NDArray[Any]:
     _check_shape(array.shape)
     if array.dtype.kind == "f":
         broken = int(np.count_nonzero(~np.isfinite(array)))
@@ -91,7 +96,8 @@ def image_key(image: object) -> str:
     """Hash an image's content, to recognise it when it comes again.
 
     Args:
-        image: As for `as_array`. A file is hashed as it is stored, an array by dtype, shape and values.
+        image: As for `as_array`. A file is hashed as it is stored, an array by dtype, shape and values, a scan by
+            what is known about it, too.
 
     Returns:
         32 hexadecimal digits (BLAKE2b, 16 bytes).
@@ -100,10 +106,12 @@ def image_key(image: object) -> str:
         ImageError: The file cannot be read, or the object is not an array of numbers.
     """
     if isinstance(image, (str, os.PathLike, bytes, bytearray)):
-        data, _ = _encoded(image)
+        data, _ = read_encoded(image)
         return hashlib.blake2b(data, digest_size=16, person=b"samsdk-file").hexdigest()
-    array = np.ascontiguousarray(_from_object(image))
-    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16, person=b"samsdk-array")
+    about = repr((image.spacing, image.source)) if isinstance(image, Scan) else ""
+    array = np.ascontiguousarray(_from_object(image.pixels if isinstance(image, Scan) else image))
+    heading = f"{array.dtype.str}{array.shape}{about}".encode()
+    digest = hashlib.blake2b(heading, digest_size=16, person=b"samsdk-array")
     digest.update(array.data)
     return digest.hexdigest()
 
@@ -137,108 +145,10 @@ def write_png(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
         file.write(encoded.tobytes())
 
 
-def _encoded(source: str | os.PathLike[str] | bytes | bytearray) -> tuple[bytes, str]:
-    """Return the file's bytes and what to call it in an error."""
-    if isinstance(source, (bytes, bytearray)):
-        return bytes(source), f"image of {len(source)} bytes"
-    path = Path(source)
-    name = repr(str(path))
-    if path.name.lower().endswith(".dcm"):
-        raise _other_format(name, ".dcm", "pydicom")
-    if is_nifti(path):
-        raise ImageError(f"cannot read {name}: expected {_READABLE}, got a NIfTI volume; {_VOLUME_HINT}")
-    try:
-        if path.is_dir():
-            raise ImageError(f"cannot read {name}: expected an image file, got a folder; name one file in it")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"cannot read {name}: expected an image file, got a device or a pipe")
-        return path.read_bytes(), name
-    except ImageError:
-        # It is a ValueError too, and already says what happened.
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"cannot read {name}: expected an image file, found none there; check the path") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"cannot read {name}: {reason}; check the path and its permissions") from error
-
-
-def _other_format(name: str, kind: str, reader: str) -> ImageError:
-    return ImageError(
-        f"cannot read {name}: expected {_READABLE}, got {kind}, which this version does not read; "
-        f"read it with {reader} and pass the array"
-    )
-
-
-def _check_header(data: bytes, name: str) -> None:
-    if not data:
-        raise ImageError(f"cannot read {name}: expected an encoded image, got 0 bytes; the file is empty")
-    if data[128:132] == b"DICM":
-        raise _other_format(name, "DICOM", "pydicom")
-    kind = image_format(data)
-    if kind is None:
-        raise ImageError(
-            f"cannot read {name}: expected {_READABLE}, got something that is none of them (it starts with "
-            f"{data[:8]!r}); convert it, or read it yourself and pass the array"
-        )
-    # First, because a file that was cut inside its header has no size either.
-    if is_truncated(data):
-        raise _truncated(name, kind)
-    size = image_size(data)
-    if size is None:
-        raise ImageError(f"cannot read {name}: its {kind} header is damaged; get a whole copy of the file")
-    # Before decoding: a few kilobytes can ask for gigabytes of pixels.
-    _check_pixels(size[1], size[0], f"cannot read {name}: ")
-    tags = tiff_tags(data)
-    if tags.get(TIFF_PHOTOMETRIC) == 0 and tags.get(TIFF_BITS, 1) > 8:
-        # OpenCV inverts white-is-zero images of 8 bits but not deeper ones.
-        raise ImageError(
-            f"cannot read {name}: expected a TIFF whose zero is black, got one of {tags[TIFF_BITS]} bits whose zero is "
-            "white; read it with tifffile, invert it and pass the array"
-        )
-
-
-def _truncated(name: str, kind: str) -> ImageError:
-    return ImageError(
-        f"cannot read {name}: expected a whole {kind} file, got one that is truncated or damaged; get a whole copy"
-    )
-
-
-def _decode(data: bytes, name: str) -> NDArray[Any]:
-    # Not IMREAD_UNCHANGED, which ignores the EXIF orientation; these two keep depth and colour and drop alpha.
-    array = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    kind = image_format(data)
-    if array is None:
-        raise _truncated(name, kind or "image")
-    if array.ndim == 3 and array.shape[2] >= 3:
-        if kind == "TIFF" and array.dtype == np.uint8 and tiff_tags(data).get(TIFF_EXTRA_SAMPLES) == 2:
-            _check_opaque(data, name)
-        array = array[..., 2::-1]  # OpenCV's order is BGR
-    return np.ascontiguousarray(array)
-
-
-def _check_opaque(data: bytes, name: str) -> None:
-    # libtiff multiplies 8-bit colours by their alpha; dropping the alpha afterwards would darken the image unseen.
-    layers = _imdecode(data, cv2.IMREAD_UNCHANGED)
-    if layers is not None and layers.ndim == 3 and layers.shape[2] == 4 and int(layers[..., 3].min()) < 255:
-        raise ImageError(
-            f"cannot read {name}: expected an opaque TIFF, got one with transparent pixels; save it without its alpha "
-            "channel, or read it yourself and pass the array"
-        )
-
-
-def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
-    try:
-        decoded: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-    return decoded
-
-
 def _from_object(image: object) -> NDArray[Any]:
     """Return any array-like as a numpy array of numbers in native byte order."""
     if isinstance(image, Volume):
-        raise ImageError(f"expected an image, got a volume {image.shape} [D, H, W]; {_VOLUME_HINT}")
+        raise ImageError(f"expected an image, got a volume {image.shape} [D, H, W]; {VOLUME_HINT}")
     if hasattr(image, "convert") and hasattr(image, "mode") and hasattr(image, "size"):
         image = _plain_pil(image)
     kind = type(image).__name__
@@ -261,7 +171,7 @@ def _from_object(image: object) -> NDArray[Any]:
 
 
 def _plain_pil(image: Any) -> object:
-    _check_pixels(int(image.size[1]), int(image.size[0]), "")
+    check_pixels(int(image.size[1]), int(image.size[0]), "")
     if image.mode in _PLAIN_MODES:
         return image
     wanted = "L" if image.mode == "LA" else "RGB"
@@ -278,15 +188,4 @@ def _check_shape(shape: tuple[int, ...]) -> None:
         if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
             hint = "move its channels last, e.g. with numpy.moveaxis(image, 0, -1)"
         raise ImageError(f"expected an image of shape {_ACCEPTED}, got shape {shape}; {hint}")
-    _check_pixels(shape[0], shape[1], "")
-
-
-def _check_pixels(height: int, width: int, prefix: str) -> None:
-    pixels = height * width
-    if pixels == 0:
-        raise ImageError(f"{prefix}expected at least 1 pixel, got an image of {height} x {width} (height x width)")
-    if pixels > MAX_PIXELS:
-        raise ImageError(
-            f"{prefix}expected at most {MAX_PIXELS} pixels, got {height} x {width} (height x width), {pixels} in all; "
-            "crop it or make it smaller first"
-        )
+    check_pixels(shape[0], shape[1], "")

@@ -183,20 +183,28 @@ def _label_image(nibabel: types.ModuleType, values: NDArray[Any], like: Volume) 
     return kind(values, None, header)
 
 
-def write_mask(path: str | os.PathLike[str], mask: NDArray[np.bool_] | NDArray[np.uint8]) -> None:
+def write_mask(
+    path: str | os.PathLike[str],
+    mask: NDArray[np.bool_] | NDArray[np.uint8],
+    spacing: tuple[float, float] | None = None,
+) -> None:
     """Write a 2-D mask or label map as a one-slice volume.
 
     Args:
         path: ends in `.nii.gz`.
         mask: [H, W] bool, or uint8 numbers of classes.
+        spacing: (x, y) millimetres a pixel, None if unknown.
 
     Raises:
         MissingExtraError: nibabel is not installed.
         OutputError: the file cannot be written.
     """
     nibabel = _nibabel("writing")
-    # NIfTI's first axis is x; a plain image has no position in a scanner, so the affine is the identity.
-    volume = nibabel.Nifti1Image(mask.T[:, :, None].astype(np.uint8), np.eye(4))
+    # NIfTI's first axis is x; a plain image has no position in a scanner, so the affine holds its spacing alone.
+    affine = np.diag([*(spacing or (1.0, 1.0)), 1.0, 1.0])
+    volume = nibabel.Nifti1Image(mask.T[:, :, None].astype(np.uint8), affine)
+    if spacing:
+        volume.header.set_xyzt_units("mm")
     with atomic_write(path) as file:
         file.write(gzip.compress(volume.to_bytes(), mtime=0))
 

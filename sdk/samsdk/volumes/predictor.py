@@ -107,8 +107,11 @@ class VolumePredictor(Predictor):
         labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask: ArrayLike | Result | None = None,
+        points_mm: ArrayLike | None = None,
+        box_mm: ArrayLike | None = None,
         multimask: bool = False,
         zoom: bool | None = None,
+        variations: int = 0,
         batch: int = 1,
         progress: Progress | None = None,
         cancel: threading.Event | None = None,
@@ -117,12 +120,15 @@ class VolumePredictor(Predictor):
 
         Args:
             image: a `Volume`, or the path of a NIfTI file.
-            points: no prompt is taken: this, `labels`, `box` and `mask` must be None.
+            points: no prompt is taken: this, `labels`, `box`, `mask`, `points_mm` and `box_mm` must be None.
             labels: see `points`.
             box: see `points`.
             mask: see `points`.
-            multimask: there is one answer: this and `zoom` must be left out.
+            points_mm: see `points`.
+            box_mm: see `points`.
+            multimask: there is one answer: this, `zoom` and `variations` must be left out.
             zoom: see `multimask`.
+            variations: see `multimask`.
             batch: windows in one call of the engine. More than one pays on GPUs and takes more memory, see `plan`.
             progress: called after each call of the engine.
             cancel: when it is set, the next call of the engine does not take place.
@@ -136,9 +142,13 @@ class VolumePredictor(Predictor):
             CancelledError: `cancel` was set.
             BackendError: the engine failed, or its output is not finite.
         """
-        check_kinds(Prompt(points, labels, box, mask), self.manifest.prompt_kinds)
-        if multimask or zoom:
-            raise PromptError("a volume has one answer and no object to look closer at; leave multimask and zoom out")
+        for prompt in (Prompt(points, labels, box, mask), Prompt(points_mm, None, box_mm)):
+            check_kinds(prompt, self.manifest.prompt_kinds)
+        if multimask or zoom or variations:
+            raise PromptError(
+                "a volume has one answer, no object to look closer at and no prompt to move; leave multimask, zoom and "
+                "variations out"
+            )
         begun = time.perf_counter()
         volume = _as_volume(image)
         grid = NetworkGrid.of(volume, self.preprocessing)

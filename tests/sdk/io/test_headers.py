@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samsdk.io.headers import FORMATS, image_format, image_size, is_truncated, tiff_tags
+from samsdk.io.headers import FORMATS, image_format, image_size, is_truncated
+from samsdk.io.tiff import tiff_pages, tiff_spacing
 
 HEIGHT, WIDTH = 43, 61
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".bmp": "BMP", ".tif": "TIFF", ".webp": "WebP", ".pgm": "PGM", ".ppm": "PPM"}
@@ -61,13 +62,13 @@ def test_size_of_lossy_webp_and_progressive_jpeg() -> None:
 def test_tiff_in_both_byte_orders_and_sizes(order: str, big: bool) -> None:
     data = tiff(order, {256: (3, 1, 700), 257: (4, 1, 90000), 262: (3, 1, 0), 338: (3, 1, 2)}, big=big)
     assert image_size(data) == (700, 90000)
-    assert tiff_tags(data) == {256: 700, 257: 90000, 262: 0, 338: 2}
+    assert tiff_pages(data) == [{256: 700, 257: 90000, 262: 0, 338: 2}]
 
 
 def test_tiff_values_that_do_not_fit_in_the_entry_are_followed() -> None:
     data = tiff("<", {256: (3, 1, 5), 257: (3, 1, 6), 258: (3, 3, 0)})
     data = data[:-4] + struct.pack("<I", len(data)) + struct.pack("<HHH", 16, 16, 16)
-    assert tiff_tags(data)[258] == 16
+    assert tiff_pages(data)[0][258] == 16
 
 
 def test_bmp_with_rows_from_the_top_and_with_the_oldest_header() -> None:
@@ -130,7 +131,8 @@ def test_unknown_bytes_have_no_format_and_no_size(data: bytes) -> None:
     assert image_format(data) is None
     assert image_size(data) is None
     assert not is_truncated(data)
-    assert tiff_tags(data) == {}
+    assert tiff_pages(data) == []
+    assert tiff_spacing(data, 0) is None
 
 
 @settings(max_examples=400, deadline=None)
@@ -144,7 +146,8 @@ def test_garbage_never_raises(start: bytes, kept: int, rest: bytes) -> None:
     size = image_size(data)
     assert size is None or (size[0] >= 0 and size[1] >= 0)
     assert is_truncated(data) in (True, False)
-    assert all(value >= 0 for value in tiff_tags(data).values())
+    assert all(value >= 0 for page in tiff_pages(data) for value in page.values())
+    tiff_spacing(data, 0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -156,4 +159,5 @@ def test_damage_never_raises(suffix: str, seed: int, flips: int) -> None:
         data[position] = rng.integers(0, 256)
     image_size(bytes(data))
     is_truncated(bytes(data))
-    tiff_tags(bytes(data))
+    tiff_pages(bytes(data))
+    tiff_spacing(bytes(data), 0)

@@ -1,0 +1,233 @@
+"""DICOM files, through pydicom (extra `medical`).
+
+Of a file only those elements are parsed that `_TAGS` names. None of them says who the patient is, so that no name,
+number or date of a patient can reach a result, a log or an error.
+"""
+
+import io
+import os
+import struct
+import types
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samsdk.errors import ImageError, MissingExtraError, SamsdkError
+from samsdk.io.dicom_pixels import PIXEL_TAGS, Greyscale, show_colour, show_grey
+from samsdk.io.dicom_spacing import SPACING_TAGS, Spacing, pixel_spacing
+from samsdk.io.encoded import check_frame, check_pixels
+
+SUFFIXES: Final = (".dcm", ".dicom")
+_PREFIX: Final = slice(128, 132)
+# Which element each field of `Source` is read from.
+_SOURCE_TAGS: Final = {
+    "sop_class": "SOPClassUID",
+    "sop_instance": "SOPInstanceUID",
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "frame_of_reference": "FrameOfReferenceUID",
+}
+_FLOATS: Final = ("FloatPixelData", "DoubleFloatPixelData")
+_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_MACROS: Final = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
+_TAGS: Final = (
+    *_SOURCE_TAGS.values(),
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "HighBit",
+    "NumberOfFrames",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+    *_FLOATS,
+    *_GROUPS,
+    *PIXEL_TAGS,
+    *SPACING_TAGS,
+)
+_GREY: Final = ("MONOCHROME1", "MONOCHROME2")
+_PALETTE: Final = "PALETTE COLOR"
+# pydicom hands all of these over as RGB.
+_COLOURS: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+# What pydicom and its plugins raise on files that are damaged.
+_DAMAGE: Final = (
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an object that is made of a DICOM image has to refer to. It does not say who the patient is.
+
+    Attributes:
+        sop_class: UID of the kind of object.
+        sop_instance: UID of the object.
+        study: UID of the study.
+        series: UID of the series.
+        frame_of_reference: UID of the space that positions are in, if there is one.
+        frame: number of the frame, counted from 1 as DICOM does; None where the object is one image.
+    """
+
+    sop_class: str
+    sop_instance: str
+    study: str | None = None
+    series: str | None = None
+    frame_of_reference: str | None = None
+    frame: int | None = None
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file that begins with these bytes is a DICOM file."""
+    return data[_PREFIX] == b"DICM"
+
+
+def has_dicom_name(source: object) -> bool:
+    """Whether it is a path with a DICOM file's suffix."""
+    return isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(SUFFIXES)
+
+
+def read_dicom(
+    data: bytes, name: str, frame: int | None = None, window: Greyscale | None = None
+) -> tuple[NDArray[np.uint8], Spacing | None, Source]:
+    """Read one frame of a DICOM file.
+
+    Args:
+        data: the whole file.
+        name: what to call it in an error.
+        frame: which frame, from 0 on; None where the file has one.
+        window: centre and width of the greyscale, in the modality's numbers; None takes the file's.
+
+    Returns:
+        The frame as a viewer shows it, [H, W] or [H, W, 3] RGB; millimetres a pixel (x, y), if they are known; what an
+        object made of it has to refer to.
+
+    Raises:
+        ImageError: it has no pixels, none that are a picture, several frames of which none was named, or is damaged.
+        MissingExtraError: pydicom is not installed, or what its compression needs.
+    """
+    pydicom = _pydicom()
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_TAGS))
+        kind = _check_kind(dataset, name, pydicom)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        check_frame(frame, frames, name, "frames")
+        if frame is None and frames > 1:
+            raise ImageError(
+                f"cannot read {name}: it has {frames} frames, say which: samsdk.read_scan(..., frame=0) to "
+                f"frame={frames - 1}, or --frame in the command line"
+            )
+        _merge_groups(dataset, frame or 0)
+        stored = _decode(dataset, name, frame or 0, pydicom)
+        shown = show_grey(stored, dataset, window) if kind in _GREY else show_colour(stored, dataset, pydicom)
+        return shown, pixel_spacing(dataset), _source(dataset, frame or 0, frames)
+    except SamsdkError:
+        # Some of them are ValueErrors too, and already say what happened.
+        raise
+    except (*_DAMAGE, pydicom.errors.InvalidDicomError) as error:
+        # What pydicom says is not repeated: it may quote the file.
+        raise ImageError(
+            f"cannot read {name}: expected a whole DICOM file, got one that is truncated or damaged; get a whole copy"
+        ) from error
+
+
+def _check_kind(dataset: Any, name: str, pydicom: types.ModuleType) -> str:
+    """Return the photometric interpretation of what is a picture; refuse what is none."""
+    kind = _kind(dataset, pydicom)
+    if any(tag in dataset for tag in _FLOATS):
+        raise ImageError(
+            f"cannot read {name}: expected a picture, got {kind} of floating point numbers; read it with pydicom and "
+            "pass the array"
+        )
+    if "PixelData" not in dataset or "Rows" not in dataset:
+        raise ImageError(f"cannot read {name}: expected a DICOM file with pixels, got {kind}, which holds none")
+    check_pixels(int(dataset.Rows), int(dataset.Columns), f"cannot read {name}: ")
+    if int(dataset.BitsAllocated) == 1:
+        raise ImageError(
+            f"cannot read {name}: expected a picture, got {kind} of 1 bit a pixel, which is a mask; read it with "
+            "pydicom and pass the array"
+        )
+    photometric = str(dataset.PhotometricInterpretation)
+    signed_colour = photometric not in _GREY and int(dataset.PixelRepresentation)
+    if photometric not in (*_GREY, *_COLOURS, _PALETTE) or signed_colour:
+        raise ImageError(
+            f"cannot read {name}: expected greyscale, RGB, YBR or a palette, got {'signed ' if signed_colour else ''}"
+            f"{photometric}; convert it to RGB first"
+        )
+    return photometric
+
+
+def _kind(dataset: Any, pydicom: types.ModuleType) -> str:
+    uid = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    # Only what the dictionary knows: the file's own text is not repeated.
+    known = pydicom.uid.UID(uid).name if uid else ""
+    return f"a DICOM {known!r}" if known and known != uid else "a DICOM object"
+
+
+def _merge_groups(dataset: Any, frame: int) -> None:
+    """Put what the functional groups of an enhanced file say of a frame where other files have it."""
+    for name, index in zip(_GROUPS, (0, frame), strict=True):
+        groups = dataset.get(name) or []
+        if index >= len(groups):
+            continue
+        for macro in _MACROS:
+            for item in (groups[index].get(macro) or [])[:1]:
+                dataset.update({element.tag: element for element in item})
+
+
+def _decode(dataset: Any, name: str, frame: int, pydicom: types.ModuleType) -> NDArray[Any]:
+    """The stored numbers of a frame, [H, W] or [H, W, 3] RGB, in native byte order."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        raise ImageError(f"cannot read {name}: its header does not say how its pixels are encoded; get a whole copy")
+    try:
+        decoder = pydicom.pixels.get_decoder(syntax)
+    except NotImplementedError as error:
+        raise ImageError(
+            f"cannot read {name}: its pixels are encoded as {syntax.name}, which no reader of pydicom's knows; "
+            "convert it first"
+        ) from error
+    if not decoder.is_available:
+        raise MissingExtraError(
+            f"cannot read {name}: its pixels are compressed as {syntax.name}; pip install 'samsdk[medical]'"
+        )
+    if syntax == _JPEG_EXTENDED and int(dataset.BitsStored) > 8 and "pylibjpeg" not in decoder.available_plugins:
+        raise MissingExtraError(
+            f"cannot read {name}: its pixels are compressed as {syntax.name} with more than 8 bits, which only "
+            "software under the GPL decodes: pip install pylibjpeg-libjpeg"
+        )
+    stored: NDArray[Any] = pydicom.pixels.pixel_array(dataset, index=frame)
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _source(dataset: Any, frame: int, frames: int) -> Source:
+    found = {field: str(dataset.get(tag) or "") or None for field, tag in _SOURCE_TAGS.items()}
+    sop_class, sop_instance = found.pop("sop_class") or "", found.pop("sop_instance") or ""
+    return Source(sop_class, sop_instance, **found, frame=frame + 1 if frames > 1 else None)
+
+
+def _pydicom() -> types.ModuleType:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError as error:
+        raise MissingExtraError("reading DICOM needs pydicom: pip install 'samsdk[medical]'") from error
+    module: types.ModuleType = pydicom
+    return module

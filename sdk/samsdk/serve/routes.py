@@ -1,0 +1,262 @@
+"""The routes: sessions, prompts, files."""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from samsdk.serve.downloads import FORMATS, Contents, Found
+from samsdk.serve.guard import UPLOAD_PATH
+from samsdk.serve.problems import Refused, documented
+from samsdk.serve.replies import answer_reply, object_reply
+from samsdk.serve.schemas import (
+    LARGEST_OBJECT,
+    AnswerReply,
+    Batch,
+    BatchReply,
+    ObjectChange,
+    ObjectReply,
+    OpenedReply,
+    SessionChange,
+    SessionReply,
+    SinglePrompt,
+)
+from samsdk.serve.service import Opened, Running, Service
+from samsdk.serve.sessions import Session
+from samsdk.serve.uploads import Choice, check_spacing, shown
+from samsdk.serve.workers import Cancelled
+
+router = APIRouter(responses=documented(404, 410))
+Number = Annotated[int, Path(ge=1, le=LARGEST_OBJECT)]
+# What a form of another site's page can send without asking first is not among them.
+_IMAGE_TYPES: Final = ("application/octet-stream", "application/dicom", "image/")
+_IMAGE_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "description": "the image file itself, as it is on disk",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_LEVELS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "levels row by row, see `shown` of the session; 16 bits are little-endian",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_FILE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "the file",
+        "content": {one.media: {"schema": {"type": "string", "format": "binary"}} for one in FORMATS.values()},
+    }
+}
+
+
+async def _content_type(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not kind.startswith(_IMAGE_TYPES):
+        raise Refused(
+            415,
+            "media_type",
+            "expected the image file itself as body, with Content-Type: application/octet-stream (curl --data-binary "
+            "@FILE -H 'Content-Type: application/octet-stream')",
+        )
+
+
+async def _choice(
+    spacing: Annotated[
+        str | None, Query(description="sides of a pixel in mm where the file does not say: `0.3`, or `0.3,0.25` (x, y)")
+    ] = None,
+    frame: Annotated[int | None, Query(ge=0, le=10**6, description="of a file of several, from 0 on")] = None,
+    window: Annotated[
+        str | None, Query(description="`centre,width` of a DICOM file's greyscale; as the file says when left out")
+    ] = None,
+) -> Choice:
+    lengths = None if spacing is None else check_spacing(_numbers(spacing))
+    greyscale = None if window is None else _numbers(window)
+    if greyscale is None:
+        return Choice(frame, None, lengths)
+    if len(greyscale) != 2:
+        raise Refused(422, "window", "expected window=CENTRE,WIDTH, two numbers, as 40,400")
+    return Choice(frame, (greyscale[0], greyscale[1]), lengths)
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers with commas between them; none where one is no number."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+
+
+@router.post(
+    UPLOAD_PATH,
+    status_code=201,
+    response_model=OpenedReply,
+    responses=documented(404, 408, 415, 501),
+    openapi_extra=_IMAGE_BODY,
+    dependencies=[Depends(_content_type)],
+)
+async def open_session(
+    request: Request,
+    service: Running,
+    choice: Annotated[Choice, Depends(_choice)],
+    model: Annotated[str | None, Query(description="name of a model, see `/models`")] = None,
+) -> Response:
+    """Open an image: it is read and encoded once, then prompted as often as you like."""
+    session, levels = await service.open(request, model, choice)
+    height, width = levels.levels.shape[:2]
+    reply = {
+        **_session_reply(session, service.limits.idle_seconds),
+        "shown": {
+            "size": [height, width],
+            "channels": 3 if levels.levels.ndim == 3 else 1,
+            "bits": levels.levels.dtype.itemsize * 8,
+            "start": levels.start,
+            "step": levels.step,
+            "low": levels.low,
+            "high": levels.high,
+        },
+        "timings": {stage: round(value, 3) for stage, value in session.timings.items()},
+    }
+    return JSONResponse(reply, 201)
+
+
+@router.get("/sessions/{session}", response_model=SessionReply)
+async def get_session(request: Request, session: Opened, service: Running) -> Response:
+    """An open image and all of its objects."""
+    return await _session_state(request, session, service)
+
+
+@router.patch("/sessions/{session}", response_model=SessionReply)
+async def change_session(request: Request, session: Opened, service: Running, change: SessionChange) -> Response:
+    """Say how large a pixel is, where the file did not; every object is measured again."""
+    session.spacing = check_spacing(change.spacing) if change.spacing else None
+    return await _session_state(request, session, service)
+
+
+@router.delete("/sessions/{session}", status_code=204, response_class=Response)
+async def close_session(session: Opened, service: Running) -> Response:
+    """Close an image; the service lets go of it and of all that was found in it."""
+    service.sessions.close(session.id, "deleted", "it was deleted")
+    return Response(status_code=204)
+
+
+@router.get("/sessions/{session}/image", response_class=Response, responses=_LEVELS)
+async def get_image(request: Request, session: Opened, service: Running) -> Response:
+    """The image for a screen, at most 4096 pixels a side, to be windowed there."""
+    levels = await service.workers.bulk(request, lambda _: shown(session.scan.pixels).levels.tobytes())
+    return Response(levels, media_type="application/octet-stream")
+
+
+@router.post("/sessions/{session}/prompts", response_model=AnswerReply, responses=documented(404, 409, 410))
+async def prompt(request: Request, session: Opened, service: Running, body: SinglePrompt) -> Response:
+    """Segment what one prompt points at. Say `mask` to correct an answer, else it is a new look."""
+    (answer,) = await service.answer(request, session, [body], body.multimask, body.zoom)
+    reply = await service.workers.prompt(request, lambda _: answer_reply(answer, session.spacing, body.include))
+    return JSONResponse(reply)
+
+
+@router.post("/sessions/{session}/batches", response_model=BatchReply, responses=documented(404, 409, 410))
+async def prompt_many(request: Request, session: Opened, service: Running, body: Batch) -> Response:
+    """Segment what each of many prompts points at; each without `object` and `mask` is a new object."""
+    answers = await service.answer(request, session, body.prompts, body.multimask, body.zoom)
+
+    def job(_: Cancelled) -> list[dict[str, Any]]:
+        return [answer_reply(answer, session.spacing, body.include) for answer in answers]
+
+    return JSONResponse({"answers": await service.workers.bulk(request, job)})
+
+
+@router.patch("/sessions/{session}/objects/{number}", response_model=ObjectReply, responses=documented(404, 410))
+async def change_object(
+    request: Request, session: Opened, service: Running, number: Number, change: ObjectChange
+) -> Response:
+    """Give an object a name."""
+    session.object(number).name = change.name
+    return await _object_state(request, session, service, number)
+
+
+@router.get("/sessions/{session}/objects/{number}", response_model=ObjectReply, responses=documented(404, 410))
+async def get_object(request: Request, session: Opened, service: Running, number: Number) -> Response:
+    """An object as it is, measured."""
+    return await _object_state(request, session, service, number)
+
+
+@router.delete("/sessions/{session}/objects/{number}", status_code=204, response_class=Response)
+async def delete_object(session: Opened, number: Number) -> Response:
+    """Delete an object and all of its answers."""
+    session.object(number)
+    del session.objects[number]
+    session.weigh()
+    return Response(status_code=204)
+
+
+@router.post(
+    "/sessions/{session}/objects/{number}/undo", response_model=ObjectReply, responses=documented(404, 409, 410)
+)
+async def undo(request: Request, session: Opened, service: Running, number: Number) -> Response:
+    """Take an object's last answer back."""
+    session.object(number).undo()
+    return await _object_state(request, session, service, number)
+
+
+@router.post(
+    "/sessions/{session}/objects/{number}/redo", response_model=ObjectReply, responses=documented(404, 409, 410)
+)
+async def redo(request: Request, session: Opened, service: Running, number: Number) -> Response:
+    """Bring back what was taken back last."""
+    session.object(number).redo()
+    return await _object_state(request, session, service, number)
+
+
+@router.get(
+    "/sessions/{session}/files/{kind}", response_class=Response, responses={**_FILE, **documented(404, 409, 410, 501)}
+)
+async def download(
+    request: Request,
+    session: Opened,
+    service: Running,
+    kind: Annotated[str, Path(description=f"one of: {', '.join(FORMATS)}")],
+    object: Annotated[
+        int | None, Query(ge=1, le=LARGEST_OBJECT, description="one object; all of them when left out")
+    ] = None,
+) -> Response:
+    """A file: the mask of one object, or all objects together (label map, or COCO annotations)."""
+    if kind not in FORMATS:
+        raise Refused(404, "not_found", f"expected one of the formats {', '.join(FORMATS)}")
+    wanted = sorted(session.objects) if object is None else [session.object(object).number]
+    found = [
+        Found(number, session.objects[number].name, answer)
+        for number in wanted
+        if (answer := session.objects[number].current)
+    ]
+    if not found:
+        raise Refused(409, "nothing", "there is no mask yet; prompt first")
+    contents = Contents(session.size, session.spacing, found, together=object is None)
+    made = FORMATS[kind]
+    data = await service.workers.bulk(request, lambda _: made.write(contents))
+    name = f"{'objects' if object is None else f'object-{object}'}.{made.suffix}"
+    return Response(data, media_type=made.media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+async def _session_state(request: Request, session: Session, service: Service) -> Response:
+    # Measuring takes time: not on the loop that all requests share.
+    reply = await service.workers.bulk(request, lambda _: _session_reply(session, service.limits.idle_seconds))
+    return JSONResponse(reply)
+
+
+async def _object_state(request: Request, session: Session, service: Service, number: int) -> Response:
+    one = session.object(number)
+    return JSONResponse(await service.workers.prompt(request, lambda _: object_reply(one, session.spacing)))
+
+
+def _session_reply(session: Session, idle_seconds: float) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "size": list(session.size),
+        "spacing": list(session.spacing) if session.spacing else None,
+        "model": session.predictor.manifest.name,
+        "formats": list(FORMATS),
+        "idle_seconds": idle_seconds,
+        "objects": [object_reply(one, session.spacing) for _, one in sorted(session.objects.copy().items())],
+    }

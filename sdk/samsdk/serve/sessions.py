@@ -1,0 +1,268 @@
+"""Sessions: one image each, encoded once, with the objects that were found in it."""
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from samsdk.auto import prompts_itself
+from samsdk.embedding import Embedding
+from samsdk.errors import CancelledError
+from samsdk.io.dicom_spacing import Spacing
+from samsdk.io.scans import Scan
+from samsdk.predictor import Predictor
+from samsdk.prompts import Prompt, check_kinds, encode_prompt
+from samsdk.regions import answer_prompt
+from samsdk.results import Result
+from samsdk.serve.limits import Limits
+from samsdk.serve.objects import Answer, TrackedObject
+from samsdk.serve.problems import Refused
+from samsdk.serve.workers import Cancelled, Gate
+from samsdk.transforms import Window
+
+# A user goes back and forth between a few objects; the whole image stays beside these.
+_WINDOWS: Final = 8
+# Of sessions that were closed, so that their users are told so instead of that they never were.
+_REMEMBERED: Final = 4096
+
+
+class Session:
+    """One image and its objects.
+
+    `look` and `ask` compute, and may be called from any thread; all else belongs to the event loop's.
+
+    Args:
+        predictor: that answers.
+        scan: the image, its pixels read-only.
+        gate: which encoding has to pass.
+    """
+
+    def __init__(self, predictor: Predictor, scan: Scan, gate: Gate) -> None:
+        self.id = secrets.token_urlsafe(24)
+        self.predictor = predictor
+        self.scan = scan
+        self.spacing: Spacing | None = scan.spacing
+        self.objects: dict[int, TrackedObject] = {}
+        self.used = time.monotonic()
+        self.nbytes = scan.pixels.nbytes
+        self.timings: Mapping[str, float] = {}
+        self._gate = gate
+        self._whole: Embedding | None = None
+        self._windows: OrderedDict[Window, Embedding] = OrderedDict()
+        self._lock = threading.Lock()
+        self._answers = 0
+        self._numbers = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image."""
+        height, width = self.scan.pixels.shape[:2]
+        return height, width
+
+    def look(self, cancelled: Cancelled) -> None:
+        """Encode the whole image, as soon as it is its turn; not if nobody wants it any more."""
+        self.timings = self._encode(None, cancelled, urgent=False).timings
+
+    def ask(
+        self, prompts: Sequence[Prompt], *, multimask: bool, zoom: bool | None, cancelled: Cancelled
+    ) -> list[Result]:
+        """Answer prompts as `Predictor.segment` does, with the embeddings that this session keeps.
+
+        Args:
+            prompts: in pixels of the image; one is what somebody clicked, more are less urgent.
+            multimask: see `Predictor.decode`.
+            zoom: see `Predictor.segment`.
+            cancelled: whether nobody wants the answers any more.
+
+        Raises:
+            PromptError, BackendError: as `Predictor.segment`.
+            CancelledError: nobody wants them.
+        """
+        predictor, manifest = self.predictor, self.predictor.manifest
+        frame = manifest.preprocessing.frame(self.size)
+        alone = False
+        for prompt in prompts:
+            # All of them, before any is run: a batch is answered as a whole or not at all.
+            check_kinds(prompt, manifest.prompt_kinds, needed=manifest.auto is None)
+            if prompt.kinds:
+                encode_prompt(prompt, frame, manifest.preprocessing, manifest.mask_side, manifest.prompt_kinds)
+            alone = alone or (manifest.auto is not None and prompts_itself(prompt))
+
+        def encode(window: Window | None) -> Embedding:
+            return self._encode(window, cancelled, urgent=len(prompts) == 1)
+
+        def answer(embedding: Embedding, prompt: Prompt) -> Result:
+            return predictor.decode_batch(embedding, [prompt], multimask=multimask)[0]
+
+        if alone or zoom is False:
+            return predictor.decode_batch(encode(None), prompts, multimask=multimask)
+        closeness = predictor.zoom(zoom)
+        return [answer_prompt(encode, answer, prompt, self.size, manifest, closeness) for prompt in prompts]
+
+    def _encode(self, window: Window | None, cancelled: Cancelled, *, urgent: bool) -> Embedding:
+        with self._lock:
+            found = self._whole if window is None else self._windows.get(window)
+            if found and window is not None:
+                self._windows.move_to_end(window)
+        if found:
+            return found
+        with self._gate.slot(urgent=urgent):
+            if cancelled():
+                raise CancelledError("nobody waits for this image any more")
+            embedding = self.predictor.encode(self.scan, window=window)
+        # Whoever finds it did not wait for it.
+        kept = replace(embedding, timings={"preprocess": 0.0, "encode": 0.0})
+        with self._lock:
+            if window is None:
+                self._whole = kept
+            else:
+                self._windows[window] = kept
+                while len(self._windows) > _WINDOWS:
+                    self._windows.popitem(last=False)
+        return embedding
+
+    def object(self, number: int) -> TrackedObject:
+        """One of its objects.
+
+        Raises:
+            Refused: it has none of this number.
+        """
+        if number not in self.objects:
+            raise Refused(404, "not_found", f"this session has no object {number}; it has {len(self.objects)} objects")
+        return self.objects[number]
+
+    def answer(self, number: int) -> Answer:
+        """An answer that is kept, to be corrected.
+
+        Raises:
+            Refused: there is none of this number, or it was forgotten.
+        """
+        for one in self.objects.values():
+            for answer in reversed((*one.answers, *one.undone)):
+                if answer.number == number:
+                    return answer
+        raise Refused(404, "not_found", f"this session has no answer {number}; give the number of one that it gave")
+
+    def number_for(self, wanted: int | None, corrected: Answer | None, most: int) -> int:
+        """The object that a prompt is about, which may be a new one.
+
+        Args:
+            wanted: number that the client gave.
+            corrected: the answer that the prompt corrects, if any.
+            most: objects of a session.
+
+        Raises:
+            Refused: there are too many objects.
+        """
+        number = wanted or (corrected.object if corrected else None)
+        if number not in self.objects and len(self.objects) >= most:
+            raise Refused(409, "objects", f"expected at most {most} objects in a session; delete some, or open another")
+        if number is None:
+            self._numbers += 1
+            return self._numbers
+        self._numbers = max(self._numbers, number)
+        return number
+
+    def add(self, number: int, result: Result, milliseconds: float, limits: Limits) -> Answer:
+        """Keep a result as an object's mask."""
+        self._answers += 1
+        answer = Answer(self._answers, number, result, milliseconds)
+        self.objects.setdefault(number, TrackedObject(number, f"Object {number}")).add(answer, limits.answers)
+        self.weigh()
+        if self.nbytes > limits.memory_bytes:
+            # Closing other sessions cannot make this one smaller: it forgets what it could undo.
+            for one in self.objects.values():
+                one.forget()
+            self.weigh()
+        return answer
+
+    def weigh(self) -> None:
+        """Find out how much memory it holds."""
+        with self._lock:
+            embeddings = [*self._windows.values(), *([self._whole] if self._whole else [])]
+        answers = (answer for one in self.objects.values() for answer in (*one.answers, *one.undone))
+        self.nbytes = (
+            self.scan.pixels.nbytes
+            + sum(tensor.nbytes for embedding in embeddings for tensor in embedding.tensors.values())
+            + sum(answer.nbytes for answer in answers)
+        )
+
+
+class Sessions:
+    """All open sessions, in the order in which they were last used; used by the event loop's thread alone.
+
+    Args:
+        limits: of the service.
+        on_close: called with the reason of each session that is closed: `deleted`, `idle` or `room`.
+    """
+
+    def __init__(self, limits: Limits, on_close: Callable[[str], None]) -> None:
+        self._limits = limits
+        self._on_close = on_close
+        self._open: OrderedDict[str, Session] = OrderedDict()
+        self._closed: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that all of them hold."""
+        return sum(session.nbytes for session in self._open.values())
+
+    def add(self, session: Session) -> None:
+        """Open a session; those that were used least recently make room for it.
+
+        Raises:
+            Refused: it alone is larger than all may be.
+        """
+        session.weigh()
+        if session.nbytes > self._limits.memory_bytes:
+            raise Refused(
+                413,
+                "too_large",
+                f"this image takes {session.nbytes} bytes, all sessions together may take {self._limits.memory_bytes}; "
+                "make it smaller",
+            )
+        self._open[session.id] = session
+        self.make_room()
+
+    def find(self, name: str) -> Session:
+        """An open session, which is used from now on.
+
+        Raises:
+            Refused: there is none of this name, or it was closed.
+        """
+        self.close_idle()
+        if name in self._open:
+            self._open.move_to_end(name)
+            session = self._open[name]
+            session.used = time.monotonic()
+            return session
+        if name in self._closed:
+            raise Refused(410, "gone", f"this session was closed: {self._closed[name]}; open the image again")
+        raise Refused(404, "not_found", "there is no such session; open an image with POST /sessions")
+
+    def close(self, name: str, reason: str, text: str) -> None:
+        """Close a session and let go of its image."""
+        del self._open[name]
+        self._closed[name] = text
+        while len(self._closed) > _REMEMBERED:
+            self._closed.popitem(last=False)
+        self._on_close(reason)
+
+    def close_idle(self) -> None:
+        """Close those that nobody used for long."""
+        oldest = time.monotonic() - self._limits.idle_seconds
+        while self._open and (first := next(iter(self._open.values()))).used < oldest:
+            self.close(first.id, "idle", f"it was not used for {self._limits.idle_seconds:g} s")
+
+    def make_room(self) -> None:
+        """Close those that were used least recently until the rest is within the limits; the last one stays."""
+        while len(self._open) > 1 and (
+            len(self._open) > self._limits.sessions or self.nbytes > self._limits.memory_bytes
+        ):
+            self.close(next(iter(self._open)), "room", "other images needed its room")

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from samsdk.batch import run_batch
+from samsdk.errors import MissingExtraError
+
+
+def test_ray_gives_what_the_local_engine_gives(tmp_path: Path, tissue: NDArray[np.uint8]) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'samsdk[ray]'")
+    (tmp_path / "in").mkdir()
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / "in" / f"{index}.png"), tissue[40 * index : 40 * index + 90, :100, ::-1])
+    (tmp_path / "in" / "bad.png").write_bytes(b"words")
+    names = [*(f"{index}.png" for index in range(4)), "bad.png"]
+    (tmp_path / "p.csv").write_text("\n".join(["file,box", *(f'{name},"20,16,72,60"' for name in names)]))
+
+    def start(engine: str) -> tuple[list[object], dict[str, bytes]]:
+        out = tmp_path / engine
+        report = run_batch(
+            tmp_path / "in", out, prompts=tmp_path / "p.csv", device="cpu", zoom=False, processes=2, engine=engine
+        )
+        rows = [(one.file, row.state, row.score, row.box, row.message) for one in report.outcomes for row in one.rows]
+        return list(rows), {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("object.png")}
+
+    rows, masks = start("local")
+    assert (len(rows), len(masks)) == (5, 4)
+    assert start("ray") == (rows, masks)
+
+
+def test_without_ray_it_says_what_to_install(
+    tmp_path: Path, tissue: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), tissue[:90, :100])
+    (tmp_path / "p.csv").write_text('file,box\na.png,"20,16,72,60"\n')
+    with pytest.raises(MissingExtraError, match=r"pip install 'samsdk\[ray\]'"):
+        run_batch(tmp_path / "in", tmp_path / "out", prompts=tmp_path / "p.csv", engine="ray")
