@@ -18,7 +18,6 @@ from workloads import Request
 
 Ask = Callable[[Request], dict[str, Any]]
 PROMPTS: Final = ("box", "point1", "point3", "point5")
-OBJECTS: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +54,14 @@ class WorkerSegmenter:
         return Answer(read_masks(self._masks)[0])
 
 
-def measure_accuracy(ask: Ask, data: Path, images: int) -> dict[str, Any]:
+def measure_accuracy(ask: Ask, data: Path, images: int, objects: int) -> dict[str, Any]:
     """Dice after a tight box and after clicks, on the sets of 8-bit pictures.
 
     Args:
         ask: asks a worker that has loaded.
         data: folder of sets.
         images: of each set, the first so many of `val.txt`, or of the last third of `list.txt`.
+        objects: of each image at most.
 
     Returns:
         `sets`: Dice by prompt and the number of objects of each; `dice`: the mean over sets.
@@ -75,7 +75,7 @@ def measure_accuracy(ask: Ask, data: Path, images: int) -> dict[str, Any]:
                     cast(Segmenter, segmenter),
                     islice(pictures, images),
                     prompts=PROMPTS,
-                    max_objects=OBJECTS,
+                    max_objects=objects,
                     feed_mask=False,
                 )
             )
@@ -83,7 +83,7 @@ def measure_accuracy(ask: Ask, data: Path, images: int) -> dict[str, Any]:
                 means = {prompt: float(np.mean([one.dice[prompt] for one in scores])) for prompt in PROMPTS}
                 found[name] = {"objects": len(scores), "dice": means}
     means = {prompt: float(np.mean([one["dice"][prompt] for one in found.values()])) for prompt in PROMPTS}
-    return {"images_per_set": images, "objects_per_image": OBJECTS, "dice": means, "sets": found}
+    return {"images_per_set": images, "objects_per_image": objects, "dice": means, "sets": found}
 
 
 def _sets(data: Path) -> Iterator[tuple[str, Iterator[Any]]]:

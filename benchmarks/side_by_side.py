@@ -56,7 +56,7 @@ class Plan:
         starts: cold starts of each system.
         stream: images one after the other.
         requests: of eight clients together.
-        accuracy: images of each labelled set.
+        accuracy: images of each labelled set, and objects of each image.
         soak: seconds that the first system runs at the end.
     """
 
@@ -64,12 +64,12 @@ class Plan:
     starts: int
     stream: int
     requests: int
-    accuracy: int
+    accuracy: tuple[int, int]
     soak: float
 
 
-SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=1, soak=0.0)
-FULL: Final = Plan(turns=30, starts=5, stream=200, requests=200, accuracy=6, soak=3600.0)
+SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=(1, 2), soak=0.0)
+FULL: Final = Plan(turns=30, starts=5, stream=200, requests=200, accuracy=(6, 4), soak=3600.0)
 
 
 def own_systems(bundles: Mapping[str, str]) -> tuple[list[System], dict[str, str]]:
@@ -167,10 +167,11 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
         run.each(f"turn {turn} of {plan.turns}", lambda runner, turn=turn: runner.turn(turn, first.image, prompts))
     run.each("summing up", lambda runner: runner.finish_turns(peaks))
     run.each("click session", lambda runner: runner.session(first.image, click_session(size)))
+    run.each("memory", lambda runner: runner.memory("peak_memory_mb"))
     run.each("sizes", lambda runner: runner.sizes(sized))
     run.each("stream", lambda runner: runner.stream(streamed))
     run.each("clients", lambda runner: runner.clients(first, plan.requests))
-    run.each("memory", lambda runner: runner.memory())
+    run.each("memory", lambda runner: runner.memory("all_peak_memory_mb"))
     if data is not None:
         run.each("accuracy", lambda runner: _add_accuracy(runner, data, plan.accuracy))
     if plan.soak == 0 or not run.runners:
@@ -179,10 +180,10 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
     return {"system": soaked.system.name, "seconds": plan.soak, "parts": soaked.soak(streamed, plan.soak)}
 
 
-def _add_accuracy(runner: Runner, data: Path, images: int) -> None:
+def _add_accuracy(runner: Runner, data: Path, share: tuple[int, int]) -> None:
     # Of random weights there is nothing to say, and what takes no prompt is no answer to one.
     if runner.row["weights"] != "random" and runner.row.get("prompt_kinds", ["box"]):
-        runner.row["accuracy"] = measure_accuracy(runner.ask, data, images)
+        runner.row["accuracy"] = measure_accuracy(runner.ask, data, *share)
 
 
 def _kept(path: Path, image: Image) -> Asked:

@@ -54,12 +54,19 @@ def conditions(result: Mapping[str, Any]) -> str:
     peaks, before, after = result["peaks"], result["state"]["before"], result["state"]["after"]
     clocks = sorted({round(clock) for state in (before, after) for clock in state["clocks_mhz"]})
     clock = f", {' to '.join(str(one) for one in clocks[:: max(len(clocks) - 1, 1)])} MHz" if clocks else ""
+    measured = next((row["accuracy"] for row in result["systems"].values() if "accuracy" in row), None)
+    dice = (
+        f" Dice: means over {len(measured['sets'])} sets, the first {measured['images_per_set']} held-back image(s) of "
+        f"each, up to {measured['objects_per_image']} objects."
+        if measured
+        else ""
+    )
     energy = any("encode_joules" in row for row in result["systems"].values())
     return (
         f"{'Full' if result['mode'] == 'full' else 'Short'} run, {result['threads']} thread(s) a system{clock}, load "
         f"{before['load_1_minute']} before and {after['load_1_minute']} after; the machine's float32 matrix product "
         f"{peaks['gflops']:.0f} GFLOP/s, memory bandwidth {peaks['gbytes_per_second']:.1f} GB/s; "
-        f"{'energy as the processor reports it' if energy else 'the machine reports no energy'}."
+        f"{'energy as the processor reports it' if energy else 'the machine reports no energy'}.{dice}"
     )
 
 
@@ -104,8 +111,8 @@ def _use(systems: Mapping[str, Any]) -> str:
         "Ten clicks on one image; image after image with one prompt; eight clients at once, each with its own images.",
         "",
         "| system | session ms | a click ms, p50 / p95 | stream: an image ms, p50 / p95 | 8 clients: masks a second | "
-        "p95 ms | of the machine's GFLOP/s | of its bandwidth |",
-        "|---" * 8 + "|",
+        "p95 ms | peak memory with these MB | of the machine's GFLOP/s | of its bandwidth |",
+        "|---" * 9 + "|",
     ]
     for name, row in systems.items():
         clicks, stream, clients = row["session"]["click_ms"], row["stream"]["ms"], row["clients"]
@@ -113,7 +120,8 @@ def _use(systems: Mapping[str, Any]) -> str:
         rows.append(
             f"| {name} | {row['session']['total_ms']:.0f} | {clicks['p50']:.1f} / {clicks['p95']:.1f} | "
             f"{stream['p50']:.1f} / {stream['p95']:.1f} | {clients['per_second']:.1f}"
-            f"{' (one at a time)' if clients['locked'] else ''} | {clients['ms']['p95']:.0f} | {' | '.join(shares)} |"
+            f"{' (one at a time)' if clients['locked'] else ''} | {clients['ms']['p95']:.0f} | "
+            f"{row['all_peak_memory_mb']:.0f} | {' | '.join(shares)} |"
         )
     return "\n".join(rows)
 

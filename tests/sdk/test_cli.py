@@ -115,7 +115,7 @@ def test_an_unknown_suffix_is_refused(run: Run, picture: Path, exported_bundle: 
     target = picture.parent / "m.gif"
     code, _, err = run("segment", picture, "--box", "1,1,9,9", "--model", exported_bundle, "-o", target)
     assert code == 1
-    assert "expected a name that ends in .png, .npz, .nii.gz, .json" in err
+    assert "expected a name that ends in .png, .npz, .nii.gz, .coco.json, .json" in err
     assert not target.exists()
 
 

@@ -149,7 +149,7 @@ def test_an_unknown_suffix_is_refused_with_the_known_ones(result: Result, tmp_pa
     path = tmp_path / name
     with pytest.raises(
         OutputError,
-        match=re.escape(f"cannot write {path}: expected a name that ends in .png, .npz, .nii.gz, .json"),
+        match=re.escape(f"cannot write {path}: expected a name that ends in .png, .npz, .nii.gz, .coco.json, .json"),
     ):
         result.save(path)
     assert list(tmp_path.iterdir()) == []

@@ -164,7 +164,7 @@ def test_prompts_and_batches_that_make_no_sense(make_predictor: MakePredictor, v
     predictor = make_predictor()
     with pytest.raises(PromptError, match="takes no prompt, got box"):
         predictor.segment(volume, box=(0, 0, 5, 5))
-    with pytest.raises(PromptError, match="leave multimask and zoom out"):
+    with pytest.raises(PromptError, match="leave multimask, zoom and variations out"):
         predictor.segment(volume, zoom=True)
     for batch in (0, True, 1.5):
         with pytest.raises(VolumeError, match="at least 1"):
