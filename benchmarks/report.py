@@ -6,9 +6,10 @@ python benchmarks/report.py [--check]
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from bedside_tables import everything_table, head_table
 from results import ROOT, machine, read_results
 from side_by_side_tables import conditions, detail_tables, main_table
 from training_tables import summary_table as trained_summary
@@ -285,6 +286,11 @@ def benchmarks_numbers() -> str:
     return "\n\n".join([BEGIN, *parts, END])
 
 
+def tables(table: Callable[[Mapping[str, Any]], str], benchmark: str) -> str:
+    """The generated part of a document of one benchmark: a table a device."""
+    return "\n\n".join([BEGIN, *map(table, read_results(benchmark)), END])
+
+
 def training_numbers() -> str:
     """The generated part of docs/training.md."""
     return "\n\n".join([BEGIN, trained_numbers(), END])
@@ -310,6 +316,8 @@ def main() -> int:
         (ROOT / "docs" / "training.md", training_numbers()),
         (ROOT / "docs" / "volumes.md", volumes_numbers()),
         (ROOT / "docs" / "benchmarks.md", benchmarks_numbers()),
+        (ROOT / "docs" / "everything.md", tables(everything_table, "everything")),
+        (ROOT / "docs" / "measuring.md", tables(head_table, "head_circumference")),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)

@@ -32,7 +32,7 @@ from samsdk.backends import available_devices
 from samsdk.bundle import Bundle
 from samsdk.errors import SamsdkError
 from samsdk.hub import resolve_bundle
-from samsdk.manifest import Manifest
+from samsdk.manifest import PROMPTABLE, Manifest
 from workloads import (
     PROMPT_COUNTS,
     Image,
@@ -181,8 +181,8 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
 
 
 def _add_accuracy(runner: Runner, data: Path, share: tuple[int, int]) -> None:
-    # Of random weights there is nothing to say, and what takes no prompt is no answer to one.
-    if runner.row["weights"] != "random" and runner.row.get("prompt_kinds", ["box"]):
+    # Of random weights there is nothing to say, nor of a model that finds what it knows, whatever the prompt is about.
+    if runner.row["weights"] != "random" and runner.row.get("task", PROMPTABLE) == PROMPTABLE:
         runner.row["accuracy"] = measure_accuracy(runner.ask, data, *share)
 
 

@@ -34,7 +34,7 @@ class Samsdk(Peer):
             "name": f"samsdk, {predictor.manifest.name}, {device}",
             "version": f"samsdk {samsdk.__version__}, bundle {predictor.bundle.identity}",
             "weights": "published",
-            "prompt_kinds": list(predictor.manifest.prompt_kinds),
+            "task": predictor.manifest.task,
             "provider": predictor.provider,
             "precision": predictor.engines.plan.precision,
             "tier": predictor.tier,

@@ -1,0 +1,53 @@
+"""The tables of docs/everything.md, docs/measuring.md and docs/serve.md."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from results import machine
+
+# Of the JSON's prompts, as a reader knows them.
+PROMPTS = {
+    "box": "tight box",
+    "drawn_box": "box drawn by hand (each side off by 3 % on average)",
+    "point3": "three points",
+}
+
+
+def everything_table(result: Mapping[str, Any]) -> str:
+    """Counting without a click, beside what was trained for it."""
+    found, beside = result["default model"], result["beside, mean_object_f1"]
+    low, high = found["interval"]["low"], found["interval"]["high"]
+    rows = [
+        "| nuclei without a click | object F1@0.5 | count: mean error of an image | as a share |",
+        "|---|---|---|---|",
+        f"| default model, everything mode | {found['mean_object_f1']:.3f} ({low:.3f} to {high:.3f}) | "
+        f"{found['count_mean_absolute_error']:.1f} nuclei | {found['count_mean_absolute_relative_error']:.0%}, median "
+        f"{found['count_median_absolute_relative_error']:.0%} |",
+        f"| recipe `sac`, trained for nuclei alone ([training.md](training.md)) | {beside['bundle']:.3f} | | |",
+        f"| default model, given the points of `sac` | {beside['default model, the same points']:.3f} | | |",
+    ]
+    note = (
+        f"{found['images']} images, {found['objects']} nuclei, {found['counted']} counted. F1 is the mean over images "
+        "with the bootstrap interval over images; over all nuclei together it is "
+        f"{found['pooled_object_f1']:.3f}. "
+        f"{found['median_ms'] / 1e3:.2f} s and {found['mean_points']:.0f} points an image. {machine(result)}."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def head_table(result: Mapping[str, Any]) -> str:
+    """Head circumference from a prompt."""
+    rows = ["| prompt | as `segment` answers | way chosen on the heads that taught | largest error |", "|---" * 4 + "|"]
+    for name, row in result["prompts"].items():
+        plain = row["ways"]["moments, zoom=True"]["held_back"]["mean_absolute"]
+        rows.append(
+            f"| {PROMPTS.get(name, name)} | {plain:.2f} mm | {row['held_back']['mean_absolute']:.2f} mm "
+            f"({row['chosen']}) | {row['held_back']['largest']:.1f} mm |"
+        )
+    reference = result["reference"]["mean_absolute"]
+    note = (
+        f"Mean absolute error of the circumference on {result['heads']['held_back']} held-back heads of us_hc18 (mean "
+        f"{result['mean_circumference_mm']:.0f} mm). The reference masks' own ellipses are {reference:.2f} mm off the "
+        f"set's table, because they hold the drawn line. {machine(result)}."
+    )
+    return "\n".join([*rows, "", note])
