@@ -5,6 +5,7 @@ python benchmarks/side_by_side_pictures.py
 From the last of benchmarks/results/side_by_side-*.json.
 """
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ DOCS = ROOT / "docs"
 
 def latency_against_dice(systems: Mapping[str, Any]) -> None:
     """One point a system and prompt kind."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
+    measured = {name: row for name, row in systems.items() if "accuracy" in row}
     for panel, prompt in zip(axes, ("box", "point1"), strict=True):
-        for name, row in systems.items():
-            if "accuracy" in row:
-                x, y = row["ms"]["first_mask"]["p50"], row["accuracy"]["dice"][prompt]
-                panel.plot(x, y, "o")
-                panel.annotate(name, (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7)
+        for (name, row), marker in zip(measured.items(), itertools.cycle("os^vD*PX<>dph"), strict=False):
+            x, y = row["ms"]["first_mask"]["p50"], row["accuracy"]["dice"][prompt]
+            panel.plot(x, y, marker, markersize=8, alpha=0.8, label=name)
         panel.set(xscale="log", xlabel="first mask, ms", title={"box": "tight box", "point1": "one point"}[prompt])
         panel.set(ylabel="Dice, mean over sets", ylim=(0, 1))
         panel.grid(alpha=0.3)
+    # By place, not over the points: several lie on one another.
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, DOCS / "benchmarks-dice.png")
 
 
