@@ -137,14 +137,7 @@ class Result:
             ImageError: the image is of another size.
             ValueError: the opacity is not within 0 to 1.
         """
-        if not 0 <= opacity <= 1:
-            raise ValueError(f"opacity must be within 0 to 1, got {opacity}")
-        pixels = to_uint8(as_array(image), "uint8_or_minmax")
-        if pixels.shape[:2] != self.frame.original_size:
-            raise ImageError(
-                f"overlay needs the image that was segmented, {self.frame.original_size} (H, W), got {pixels.shape[:2]}"
-            )
-        canvas = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
+        canvas = overlay_canvas(image, self.frame.original_size, opacity)
         for region, colour in self._coloured():
             _paint(canvas, region, colour, opacity)
         return canvas
@@ -209,6 +202,29 @@ class Result:
 
     def _arrays(self) -> dict[str, Any]:
         return {"masks": self.masks, "scores": self.scores, "low_res_logits": self.low_res_logits}
+
+
+def overlay_canvas(image: object, size: tuple[int, ...], opacity: float) -> NDArray[np.uint8]:
+    """The image that an overlay is drawn on.
+
+    Args:
+        image: in any form that `samsdk.segment` takes.
+        size: (H, W) of the image that was segmented.
+        opacity: of what will be drawn, 0 to 1.
+
+    Returns:
+        A copy, [H, W, 3] uint8, RGB.
+
+    Raises:
+        ImageError: the image is of another size.
+        ValueError: the opacity is not within 0 to 1.
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be within 0 to 1, got {opacity}")
+    pixels = to_uint8(as_array(image), "uint8_or_minmax")
+    if pixels.shape[:2] != size:
+        raise ImageError(f"overlay needs the image that was segmented, {size} (H, W), got {pixels.shape[:2]}")
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
 
 
 def _paint(canvas: NDArray[np.uint8], region: Region, colour: Colour, opacity: float) -> None:

@@ -70,8 +70,8 @@ def labelled_instances(labels: NDArray[np.int32], masks: Sequence[tuple[Region, 
     return tuple(instances)
 
 
-def numbered_regions(labels: NDArray[np.int32]) -> list[Region]:
-    """The objects of any label map [H, W] that has no gaps in its numbers, each within its tight box."""
+def numbered_regions(labels: NDArray[np.integer]) -> list[Region]:
+    """The objects of any label map [H, W], each within its tight box, in the order of their numbers."""
     height, width = labels.shape
     order = np.flatnonzero(labels)
     order = order[np.argsort(labels.ravel()[order], kind="stable")]

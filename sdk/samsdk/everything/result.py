@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from samsdk.errors import ImageError, OutputError
-from samsdk.intensity import to_uint8
+from samsdk.errors import OutputError
 from samsdk.io.atomic import atomic_write
 from samsdk.io.dicom import Source
 from samsdk.io.dicom_spacing import Spacing
-from samsdk.io.images import as_array, write_png
+from samsdk.io.images import write_png
 from samsdk.masks import Region, encode_rle
+from samsdk.results import overlay_canvas
 
 SUFFIXES: Final = (".png", ".npz", ".json")
 _MOST_NUMBERS: Final = 2**16 - 1
@@ -97,14 +97,7 @@ class EverythingResult:
             ImageError: the image is of another size.
             ValueError: the opacity is not within 0 to 1.
         """
-        if not 0 <= opacity <= 1:
-            raise ValueError(f"opacity must be within 0 to 1, got {opacity}")
-        pixels = to_uint8(as_array(image), "uint8_or_minmax")
-        if pixels.shape[:2] != self.label_map.shape:
-            raise ImageError(
-                f"overlay needs the image that was segmented, {self.label_map.shape} (H, W), got {pixels.shape[:2]}"
-            )
-        canvas = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels.copy()
+        canvas = overlay_canvas(image, self.label_map.shape, opacity)
         colours = distinct_colours(self.count)
         for instance in self.instances:
             region, colour = instance.region, colours[instance.number - 1]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from samsdk.auto import AutoResult
 from samsdk.errors import ImageError
+from samsdk.everything.labelling import numbered_regions
 from samsdk.everything.result import EverythingResult
 from samsdk.io.dicom import Source
 from samsdk.io.dicom_spacing import Spacing
@@ -82,27 +83,7 @@ def numbered_objects(label_map: NDArray[np.integer], result: Result, name: str =
             f"expected a label map of {result.frame.original_size} (H, W) integers from 0 on, got {label_map.dtype} of "
             f"{label_map.shape}"
         )
-    return [_found(result, region, name, None) for region in _numbered_regions(label_map)]
-
-
-def _numbered_regions(label_map: NDArray[np.integer]) -> list[Region]:
-    """The objects of a label map in the order of their numbers."""
-    # Without gaps, so that one pass finds all boxes whatever the numbers are.
-    numbers, places = np.unique(label_map, return_inverse=True)
-    dense = places.reshape(label_map.shape).astype(np.int32)
-    height, width = dense.shape
-    rows, columns = np.nonzero(label_map)
-    which = dense[rows, columns]
-    first = np.full((len(numbers), 2), max(height, width), np.int64)
-    last = np.zeros((len(numbers), 2), np.int64)
-    for axis, along in enumerate((rows, columns)):
-        np.minimum.at(first[:, axis], which, along)
-        np.maximum.at(last[:, axis], which, along)
-    regions = []
-    for index in np.flatnonzero(numbers).tolist():
-        (top, left), (bottom, right) = first[index].tolist(), (last[index] + 1).tolist()
-        regions.append(Region((height, width), top, left, dense[top:bottom, left:right] == index))
-    return regions
+    return [_found(result, region, name, None) for region in numbered_regions(label_map)]
 
 
 def _found(result: Result | EverythingResult, region: Region, name: str, score: float | None) -> ObjectMask:
