@@ -52,6 +52,7 @@ class Runner:
 
     Attributes:
         row: what was measured so far.
+        slow: whether its first turn took longer than `SLOW`.
 
     Every method that asks the process raises a `WorkerError` where it fails.
     """
@@ -61,7 +62,7 @@ class Runner:
         self.row: dict[str, Any] = {}
         self._turns: list[dict[str, float]] = []
         self._joules: list[float] = []
-        self._slow = False
+        self.slow = False
         self._worker: Worker | None = None
 
     def start(self, first: Asked, starts: int) -> None:
@@ -82,7 +83,7 @@ class Runner:
 
     def turn(self, number: int, image: Path, prompts: Mapping[int, Request]) -> None:
         """Encode once, and decode once for each number of prompts; turn 0 is not counted."""
-        if self._slow and number % 3:
+        if self.slow and number % 3:
             return
         begun = time.perf_counter()
         self._meter.joules()
@@ -91,7 +92,7 @@ class Runner:
         times |= {f"decode_{count}": self._decode(prompt) for count, prompt in prompts.items()}
         times["first_mask"] = times["encode"] + times["decode_1"]
         if number == 0:
-            self._slow = time.perf_counter() - begun > SLOW
+            self.slow = time.perf_counter() - begun > SLOW
             return
         self._turns.append(times)
         if joules is not None:
@@ -119,7 +120,7 @@ class Runner:
         found = {}
         for name, asked in images.items():
             first = self._first_mask(asked)
-            found[name] = round(first if self._slow else self._first_mask(asked), 2)
+            found[name] = round(first if self.slow else self._first_mask(asked), 2)
         self.row["sizes_ms"] = found
 
     def stream(self, images: Sequence[Asked]) -> None:
@@ -163,7 +164,7 @@ class Runner:
             self._worker = None
 
     def _share(self, count: int) -> int:
-        return max(count // _LESS, 2) if self._slow else count
+        return max(count // _LESS, 2) if self.slow else count
 
     def _encode(self, image: Path) -> float:
         return float(self.ask({"do": "encode", "image": str(image)})["ms"])

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -58,6 +59,8 @@ class Plan:
         requests: of eight clients together.
         accuracy: images of each labelled set, and objects of each image.
         soak: seconds that the first system runs at the end.
+        slow_too: whether systems that need many seconds a turn do all that the others do; else they encode, answer
+            prompts and are clicked on, without other sizes, streams and clients.
     """
 
     turns: int
@@ -66,10 +69,11 @@ class Plan:
     requests: int
     accuracy: tuple[int, int]
     soak: float
+    slow_too: bool
 
 
-SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=(1, 2), soak=0.0)
-FULL: Final = Plan(turns=30, starts=5, stream=200, requests=200, accuracy=(6, 4), soak=3600.0)
+SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=(1, 2), soak=0.0, slow_too=False)
+FULL: Final = Plan(turns=30, starts=5, stream=200, requests=200, accuracy=(6, 4), soak=3600.0, slow_too=True)
 
 
 def own_systems(bundles: Mapping[str, str]) -> tuple[list[System], dict[str, str]]:
@@ -133,12 +137,18 @@ class Run:
         meter = EnergyMeter()
         self.runners = [Runner(system, threads, meter) for system in systems]
         self._missing = missing
+        self._begun = time.perf_counter()
 
-    def each(self, what: str, action: Callable[[Runner], object]) -> None:
+    def each(self, what: str, action: Callable[[Runner], object], *, slow_too: bool = True) -> None:
         """Let all systems do something, one after the other."""
         staying = []
         for runner in self.runners:
-            print(f"{what}: {runner.system.name}", file=sys.stderr, flush=True)
+            if not slow_too and runner.slow:
+                staying.append(runner)
+                continue
+            print(
+                f"{time.perf_counter() - self._begun:5.0f} s  {what}: {runner.system.name}", file=sys.stderr, flush=True
+            )
             try:
                 action(runner)
             except WorkerError as error:
@@ -168,9 +178,9 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
     run.each("summing up", lambda runner: runner.finish_turns(peaks))
     run.each("click session", lambda runner: runner.session(first.image, click_session(size)))
     run.each("memory", lambda runner: runner.memory("peak_memory_mb"))
-    run.each("sizes", lambda runner: runner.sizes(sized))
-    run.each("stream", lambda runner: runner.stream(streamed))
-    run.each("clients", lambda runner: runner.clients(first, plan.requests))
+    run.each("sizes", lambda runner: runner.sizes(sized), slow_too=plan.slow_too)
+    run.each("stream", lambda runner: runner.stream(streamed), slow_too=plan.slow_too)
+    run.each("clients", lambda runner: runner.clients(first, plan.requests), slow_too=plan.slow_too)
     run.each("memory", lambda runner: runner.memory("all_peak_memory_mb"))
     if data is not None:
         run.each("accuracy", lambda runner: _add_accuracy(runner, data, plan.accuracy))

@@ -115,23 +115,32 @@ def _use(systems: Mapping[str, Any]) -> str:
         "|---" * 9 + "|",
     ]
     for name, row in systems.items():
-        clicks, stream, clients = row["session"]["click_ms"], row["stream"]["ms"], row["clients"]
+        clicks = row["session"]["click_ms"]
         shares = [f"{row[key]:.0%}" if key in row else "" for key in ("share_of_gflops", "share_of_bandwidth")]
         rows.append(
             f"| {name} | {row['session']['total_ms']:.0f} | {clicks['p50']:.1f} / {clicks['p95']:.1f} | "
-            f"{stream['p50']:.1f} / {stream['p95']:.1f} | {clients['per_second']:.1f}"
-            f"{' (one at a time)' if clients['locked'] else ''} | {clients['ms']['p95']:.0f} | "
-            f"{row['all_peak_memory_mb']:.0f} | {' | '.join(shares)} |"
+            f"{_under_load(row)} | {row['all_peak_memory_mb']:.0f} | {' | '.join(shares)} |"
         )
     return "\n".join(rows)
 
 
+def _under_load(row: Mapping[str, Any]) -> str:
+    if "stream" not in row:
+        return "only in the full run | |"
+    stream, clients = row["stream"]["ms"], row["clients"]
+    locked = " (one at a time)" if clients["locked"] else ""
+    return (
+        f"{stream['p50']:.1f} / {stream['p95']:.1f} | {clients['per_second']:.1f}{locked} | {clients['ms']['p95']:.0f}"
+    )
+
+
 def _sizes(systems: Mapping[str, Any]) -> str:
-    sizes = list(next(iter(systems.values()))["sizes_ms"])
+    measured = {name: row["sizes_ms"] for name, row in systems.items() if "sizes_ms" in row}
+    sizes = list(dict.fromkeys(size for row in measured.values() for size in row))
     rows = ["### Sizes", "", "First mask, ms.", "", "| system | " + " | ".join(sizes) + " |"]
     rows.append("|---" * (len(sizes) + 1) + "|")
-    for name, row in systems.items():
-        rows.append(f"| {name} | " + " | ".join(f"{row['sizes_ms'][size]:.1f}" for size in sizes) + " |")
+    for name, row in measured.items():
+        rows.append(f"| {name} | " + " | ".join(f"{row[size]:.1f}" for size in sizes) + " |")
     return "\n".join(rows)
 
 

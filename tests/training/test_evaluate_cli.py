@@ -220,7 +220,7 @@ def test_what_does_not_go_together(
     assert "none is nothing to ask it" in refused(capsys, *promptable, "--prompts", "none")
     assert "is semantic and takes no prompt" in refused(capsys, *organs, "--prompts", "box")
     assert "nothing to look closer at" in refused(capsys, *organs, "--zoom")
-    assert "--union is for semantic models" in refused(capsys, *promptable, "--union")
+    assert "--union is for models that name classes" in refused(capsys, *promptable, "--union")
     transunet = ("--protocol", "transunet")
     assert "is for models that name classes, " in refused(capsys, *promptable, *transunet)
     for option in (("--nsd", 1), ("--hd95", "medpy"), ("--spacing", "1,1"), ("--empty", "perfect")):

@@ -63,6 +63,15 @@ def test_each_class_is_scored_on_the_volumes_own_grid(folder: SetFolder, arrays:
     assert case.values["nsd"]["anterior"] == pytest.approx(expected)
 
 
+def test_a_union_of_labels_is_one_class(folder: SetFolder, arrays: tuple[np.ndarray, ...]) -> None:
+    found, truth = arrays
+    write(folder.path, "b", found, truth * 3)
+    (case,) = volume_cases(Known(), SetFolder(folder.path), ["b"], {"0": "background", "1": "foreground"}, union=True)
+    # The 2 voxels of the other class count, too: 48 are in both, 60 were found, 66 are true.
+    assert case.areas == {"foreground": 66}
+    assert case.values["dice"] == {"foreground": pytest.approx(2 * 48 / 126)}
+
+
 def test_labels_and_files_that_do_not_fit_are_refused(folder: SetFolder, arrays: tuple[np.ndarray, ...]) -> None:
     found, truth = arrays
     write(folder.path, "b", found, truth + 2)

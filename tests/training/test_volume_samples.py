@@ -159,6 +159,16 @@ def test_classes_come_from_names_or_labels(folder: Path) -> None:
     assert volume_classes([folder, folder], "train.txt") == named
 
 
+def test_a_union_of_labels_is_one_class(folder: Path) -> None:
+    assert volume_classes([folder], "train.txt", union=True) == {"0": "background", "1": "foreground"}
+    apart = network_volume(SetFolder(folder), "v0", PREPROCESSING, 3)
+    united = network_volume(SetFolder(folder), "v0", PREPROCESSING, 2, union=True)
+    assert set(np.unique(apart.labels)) == {0, 1, 2}
+    np.testing.assert_array_equal(united.labels, apart.labels > 0)
+    crops = VolumeSource([folder], "train.txt", PREPROCESSING, PLAIN, classes=2, union=True)
+    np.testing.assert_array_equal(crops.sample(4)[1], source(folder).sample(4)[1] > 0)
+
+
 def test_bad_sets_are_told(folder: Path) -> None:
     with pytest.raises(DataError, match=r"v0 in .*: expected labels from 0 to 1, got 2"):
         network_volume(SetFolder(folder), "v0", PREPROCESSING, 2)

@@ -65,7 +65,9 @@ def add_evaluate(commands: Any) -> None:
         help="only the first N images or slices of each list; without prompts: images or volumes",
     )
     parser.add_argument(
-        "--union", action="store_true", help="all labels are one class, as `union` in a recipe; of a semantic model"
+        "--union",
+        action="store_true",
+        help="all labels are one class, as `union` in a recipe; of a model that names classes",
     )
     parser.add_argument("--objects", type=_count, default=8, metavar="N", help="at most N objects an image (8)")
     parser.add_argument("--zoom", action=argparse.BooleanOptionalAction, help="as in samsdk segment")
@@ -127,8 +129,8 @@ def _run(args: argparse.Namespace) -> Report:
         raise WrongCallError(f"cannot write {str(args.csv)!r}: there is no such folder")
     model = _open(args)
     plan = _Plan(_checked_prompts(model, args), _checked_zoom(model, args.zoom), measures)
-    if args.union and model.task != SEMANTIC:
-        raise WrongCallError(f"--union is for semantic models, {args.model} is {model.task}")
+    if args.union and model.task not in (SEMANTIC, VOLUME):
+        raise WrongCallError(f"--union is for models that name classes, {args.model} is {model.task}")
     if measures.transunet and model.task not in (SEMANTIC, VOLUME):
         raise WrongCallError(f"--protocol transunet is for models that name classes, {args.model} is {model.task}")
     scores: dict[str, Scores] = {}
@@ -158,10 +160,11 @@ class _Plan:
 def _score(model: EvaluatedModel, folder: Path, args: argparse.Namespace, plan: _Plan) -> Scores:
     part = part_of_list(folder, args.list, args.share)
     if model.task == VOLUME:
-        _check_names(folder, model.classes)
+        if not args.union:
+            _check_names(folder, model.classes)
         source, volumes = SetFolder(folder), cast(VolumeSegmenter, model.predictor)
         ids = source.ids(args.list)[part][: args.images]
-        return list(volume_cases(volumes, source, ids, model.classes, measures=plan.measures))
+        return list(volume_cases(volumes, source, ids, model.classes, union=args.union, measures=plan.measures))
     predictor = cast(Segmenter, model.predictor)
     images = read_set(folder, args.list, part)
     if args.union:

@@ -10,8 +10,13 @@ from samsdk_training.entries import Stored, find_fault, whole_labels
 from samsdk_training.set_folder import DataError, SetFolder, is_volume
 
 
-def read_labelled(folder: SetFolder, name: str) -> tuple[Volume, NDArray[np.integer]]:
+def read_labelled(folder: SetFolder, name: str, *, union: bool = False) -> tuple[Volume, NDArray[np.integer]]:
     """A volume of a set, as stored, and its labels [D, H, W].
+
+    Args:
+        folder: the set.
+        name: the volume's id.
+        union: whether all labels are class 1.
 
     Raises:
         DataError: these are no NIfTI volumes of one grid, or the labels are no whole numbers from 0 on.
@@ -29,7 +34,8 @@ def read_labelled(folder: SetFolder, name: str) -> tuple[Volume, NDArray[np.inte
     fault = find_fault(Stored(image.array, mask.array, planes, None, str(image.array.dtype), apart=apart))
     if fault:
         raise DataError(f"{name} in {folder.path}: {fault.text}")
-    return image, whole_labels(mask.array)
+    labels = whole_labels(mask.array)
+    return image, (labels > 0).view(np.uint8) if union else labels
 
 
 def _apart(image: Volume, mask: Volume) -> float:

@@ -19,7 +19,7 @@ from samsdk.volumes.preprocessing import VolumePreprocessing
 from samsdk_training.labelled_volumes import read_labelled
 from samsdk_training.set_folder import DataError, SetFolder
 
-BACKGROUND = "background"
+BACKGROUND, FOREGROUND = "background", "foreground"
 _ATTEMPTS = 100
 
 
@@ -89,6 +89,7 @@ class VolumeSource:
         classes: how many there are, the background included.
         balance: how often a crop has a labelled voxel in its middle, and how often another, as two weights.
         cached: how many volumes are held in memory.
+        union: whether all labels are class 1.
         seed: another seed is another stream.
 
     Raises:
@@ -105,12 +106,14 @@ class VolumeSource:
         classes: int,
         balance: tuple[float, float] = (2.0, 1.0),
         cached: int = 64,
+        union: bool = False,
         seed: int = 0,
     ) -> None:
         self._places = [(folder, name) for folder in map(SetFolder, sets) for name in folder.ids(list_name)]
         if not self._places:
             raise DataError(f"expected at least one volume in {list_name} of {', '.join(map(str, sets))}, got none")
         self.preprocessing, self.augmentation, self.classes, self.seed = preprocessing, augmentation, classes, seed
+        self._union = union
         self._share = balance[0] / sum(balance)
         self._volume = lru_cache(maxsize=cached)(self._read)
 
@@ -145,16 +148,18 @@ class VolumeSource:
 
     def _read(self, place: int) -> NetworkVolume:
         folder, name = self._places[place]
-        return network_volume(folder, name, self.preprocessing, self.classes)
+        return network_volume(folder, name, self.preprocessing, self.classes, union=self._union)
 
 
-def network_volume(folder: SetFolder, name: str, preprocessing: VolumePreprocessing, classes: int) -> NetworkVolume:
-    """A volume of a set on the network's grid.
+def network_volume(
+    folder: SetFolder, name: str, preprocessing: VolumePreprocessing, classes: int, *, union: bool = False
+) -> NetworkVolume:
+    """A volume of a set on the network's grid; with `union` all its labels are class 1.
 
     Raises:
         DataError: see `labelled_volumes.read_labelled`; or a label is above the classes.
     """
-    volume, labels = read_labelled(folder, name)
+    volume, labels = read_labelled(folder, name, union=union)
     if labels.max() >= classes:
         raise DataError(f"{name} in {folder.path}: expected labels from 0 to {classes - 1}, got {labels.max()}")
     grid, scale = NetworkGrid.of(volume, preprocessing), preprocessing.intensity.scale(volume.array)
@@ -162,12 +167,16 @@ def network_volume(folder: SetFolder, name: str, preprocessing: VolumePreprocess
     return NetworkVolume(name, grid.sample(volume.array, scale), placed, scale.fill, np.flatnonzero(placed))
 
 
-def volume_classes(sets: Sequence[Path], list_name: str) -> dict[str, str]:
+def volume_classes(sets: Sequence[Path], list_name: str, *, union: bool = False) -> dict[str, str]:
     """Name of each class by its number as text, out of `labels.json`; without one, as many as the labels show.
+
+    With `union` there is one, whatever the sets name.
 
     Raises:
         DataError: the sets name different classes, or no voxel is labelled.
     """
+    if union:
+        return {"0": BACKGROUND, "1": FOREGROUND}
     folders = [SetFolder(folder) for folder in sets]
     named = [folder.class_names() for folder in folders]
     if any(one != named[0] for one in named):

@@ -111,6 +111,7 @@ def volume_cases(
     ids: Iterable[str],
     classes: Mapping[str, str],
     *,
+    union: bool = False,
     measures: Measures = Measures(),  # noqa: B008 (frozen)
 ) -> Iterator[CaseScores]:
     """Score each class of each volume, on the volume's own grid.
@@ -120,6 +121,7 @@ def volume_cases(
         folder: a set of NIfTI volumes.
         ids: of the volumes.
         classes: the model's, name by number as text, `0` the background.
+        union: whether all labels of the set are class 1.
         measures: what is measured beside Dice and IoU.
 
     Yields:
@@ -132,7 +134,7 @@ def volume_cases(
     wanted = list(ids)
     patients = folder.patients(wanted)
     for name in wanted:
-        volume, truth = read_labelled(folder, name)
+        volume, truth = read_labelled(folder, name, union=union)
         depth, *spacing = volume.spacing
         plane = LabelledImage(
             name, volume.array[0], truth, False, patients.get(name), (spacing[0], spacing[1]), name, depth

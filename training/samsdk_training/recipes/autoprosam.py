@@ -64,7 +64,7 @@ def train_volume(
         TrainingError: The run belongs to another configuration, is in use, or the loss is not finite.
         MissingExtraError: SwinUNETR or NIfTI need what is not installed.
     """
-    classes = volume_classes(sets, TRAIN_LIST)
+    classes = volume_classes(sets, TRAIN_LIST, union=recipe.union)
     model, lineage = _start(recipe, base, len(classes))
     described = _describe(recipe, model, classes, licence)
     preprocessing = recipe.preprocessing
@@ -76,6 +76,7 @@ def train_volume(
         classes=len(classes),
         balance=recipe.balance,
         cached=recipe.cached_volumes,
+        union=recipe.union,
         seed=recipe.loop.seed,
     )
     loss_of, taught = _loss(recipe, described)
@@ -88,7 +89,7 @@ def train_volume(
         model,
         batch_of=lambda number: source.batch(number, recipe.batch_size),
         loss_of=loss_of,
-        validate=volume_validation(sets, preprocessing, classes, recipe.validation_cases),
+        validate=volume_validation(sets, preprocessing, classes, recipe.validation_cases, union=recipe.union),
         save_best=save_best,
         run=run,
         config=recipe.loop,

@@ -72,6 +72,7 @@ class VolumeRecipe:
         kd: the teacher and how it is learned from; None learns from the truth alone.
         validation_cases: of each set's `val.txt`, the first so many volumes; they are held in memory.
         cached_volumes: how many of the volumes that are trained on are held in memory.
+        union: whether all labels are one class.
     """
 
     name: str = AUTOPROSAM
@@ -91,6 +92,7 @@ class VolumeRecipe:
     kd: Distillation | None = None
     validation_cases: int = 8
     cached_volumes: int = 64
+    union: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -100,6 +102,8 @@ class VolumeRecipe:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 problems.append(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if type(self.union) is not bool:
+            problems.append(f"union: expected true or false, got {self.union!r}")
         if len(self.balance) != 2 or min(self.balance) < 0 or not sum(self.balance):
             problems.append(f"balance: expected two weights, not both 0, got {list(self.balance)}")
         if problems:

@@ -19,7 +19,12 @@ Validate = Callable[[nn.Module], dict[str, float]]
 
 
 def volume_validation(
-    sets: Sequence[Path], preprocessing: VolumePreprocessing, classes: Mapping[str, str], cases: int
+    sets: Sequence[Path],
+    preprocessing: VolumePreprocessing,
+    classes: Mapping[str, str],
+    cases: int,
+    *,
+    union: bool = False,
 ) -> Validate:
     """Dice of a model by class, averaged over volumes first, on the network's grid.
 
@@ -28,6 +33,7 @@ def volume_validation(
         preprocessing: the model's.
         classes: name by number as text, `0` the background.
         cases: of each set, the first so many volumes; they are held in memory.
+        union: whether all labels are class 1.
 
     Returns:
         A function from a model to `dice`, the mean over classes, and `dice_NAME` of each class.
@@ -36,7 +42,7 @@ def volume_validation(
         DataError: a set has no `val.txt`, a volume is malformed, or nothing is labelled.
     """
     volumes = [
-        network_volume(folder, name, preprocessing, len(classes))
+        network_volume(folder, name, preprocessing, len(classes), union=union)
         for folder in map(SetFolder, sets)
         for name in folder.ids(VALIDATION_LIST)[:cases]
     ]
