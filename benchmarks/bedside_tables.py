@@ -35,6 +35,21 @@ def everything_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*rows, "", note])
 
 
+def serve_table(result: Mapping[str, Any]) -> str:
+    """The service under load."""
+    ms, memory = result["milliseconds"], result["memory_mb"]
+    rows = [
+        "| clients | sessions | prompts | wrong masks | failed | median / p95 / p99 ms | prompts a second | "
+        "memory before / at most MB |",
+        "|---" * 8 + "|",
+        f"| {result['clients']} | {result['sessions']} | {result['prompts']} | {result['wrong_masks']} | "
+        f"{result['failed']} | {ms['median']:.0f} / {ms['p95']:.0f} / {ms['p99']:.0f} | "
+        f"{result['prompts_per_second']:.0f} | {memory['before']:.0f} / {memory['peak']:.0f} |",
+    ]
+    note = f"Default model on real images; sessions may hold {memory['limit_of_sessions']} MB. {machine(result)}."
+    return "\n".join([*rows, "", note])
+
+
 def head_table(result: Mapping[str, Any]) -> str:
     """Head circumference from a prompt."""
     rows = ["| prompt | as `segment` answers | way chosen on the heads that taught | largest error |", "|---" * 4 + "|"]

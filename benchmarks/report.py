@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bedside_tables import everything_table, head_table
+from bedside_tables import everything_table, head_table, serve_table
 from results import ROOT, machine, read_results
 from side_by_side_tables import conditions, detail_tables, main_table
 from training_tables import summary_table as trained_summary
@@ -317,6 +317,7 @@ def main() -> int:
         (ROOT / "docs" / "volumes.md", volumes_numbers()),
         (ROOT / "docs" / "benchmarks.md", benchmarks_numbers()),
         (ROOT / "docs" / "everything.md", tables(everything_table, "everything")),
+        (ROOT / "docs" / "serve.md", tables(serve_table, "serve")),
         (ROOT / "docs" / "measuring.md", tables(head_table, "head_circumference")),
     ):
         old = path.read_text(encoding="utf-8")

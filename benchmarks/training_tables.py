@@ -1,5 +1,6 @@
 """The tables and pictures of trained runs, from benchmarks/results/trained-*.json and automatic-*.json."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,45 +17,61 @@ MEASURES = {
     "others": "Dice, other sets",
 }
 WORDS = {"point1": "1 point", "point3": "3 points", "point5": "5 points", "mean over classes": "mean"}
+SEED = re.compile(r"_seed\d+$")
 # Clicks between are counted, not shown.
 HIDDEN = {f"point{count}" for count in (2, 4, 6, 7, 8, 9, 10)}
 
 
 def trained_numbers() -> str:
     """Each run with what it is compared with."""
-    parts = [run_table(result) for result in sorted(read_results("trained"), key=lambda one: one["run"])]
+    parts = [run_table(name, results) for name, results in seeded_runs().items()]
     parts += [automatic_tables(result) for result in read_results("automatic")]
     return "\n\n".join(parts)
 
 
-def run_table(result: Mapping[str, Any]) -> str:
-    """One run: systems down, measures across, and under it what was trained."""
-    systems = result["systems"]
+def seeded_runs() -> dict[str, list[dict[str, Any]]]:
+    """Results by the name of their run; those of one name differ in their seed (`NAME`, `NAME_seed1`, ...)."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in sorted(read_results("trained"), key=lambda one: one["run"]):
+        found.setdefault(SEED.sub("", result["run"]), []).append(result)
+    return dict(sorted(found.items()))
+
+
+def run_table(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """One run of one or more seeds: systems down, measures across, and under it what was trained."""
+    first = results[0]
+    systems = first["systems"]
     shown = [name for name in MEASURES if any(f"mean_{name}" in system for system in systems.values())]
     tolerance = next(iter(systems.values()))["rules"]["nsd"]
     titles = {**MEASURES, "nsd": f"NSD at {tolerance:g} mm"} if tolerance else MEASURES
-    rows = [f"| {result['run']} | " + " | ".join(titles[name] for name in shown) + " |"]
+    rows = [f"| {name} | " + " | ".join(titles[name] for name in shown) + " |"]
     rows.append("|---" * (len(shown) + 1) + "|")
-    for label, system in systems.items():
-        rows.append(f"| {label} | " + " | ".join(cell(system.get(f"mean_{name}")) for name in shown) + " |")
-    if result["beside"]:
-        rows.append(f"| {result['beside']} |" + " |" * len(shown))
-    return "\n".join([*rows, "", _trained(result)])
+    for label in systems:
+        # What a run is compared with is measured once.
+        seeds = [one["systems"][label] for one in results if label in one["systems"]]
+        cells = [cell([system.get(f"mean_{measure}") for system in seeds]) for measure in shown]
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    if first["beside"]:
+        rows.append(f"| {first['beside']} |" + " |" * len(shown))
+    return "\n".join([*rows, "", _trained(results)])
 
 
 def summary_table(names: Sequence[str]) -> str:
     """Dice of some runs beside the first system that each is compared with."""
-    found = {result["run"]: result for result in read_results("trained")}
+    found = seeded_runs()
     rows = ["| recipe, data | beside it: Dice | Dice | trained in |", "|---|---|---|---|"]
     for name in names:
         if name not in found:
             continue
-        systems = list(found[name]["systems"].items())
-        (before, beside), (_, own) = systems[0], systems[-1]
-        other = found[name]["beside"] or f"{before}: {cell(beside['mean_dice'])}"
-        minutes = found[name]["trained"]["seconds"] / 60
-        rows.append(f"| {name.replace('_', ' ')} | {other} | {cell(own['mean_dice'])} | {minutes:.0f} min |")
-    note = "Recipes on images that they did not see, through `samsdk`: [docs/training.md](docs/training.md)."
+        first = found[name][0]
+        (label, beside), *_ = first["systems"].items()
+        own = [list(one["systems"].values())[-1]["mean_dice"] for one in found[name]]
+        other = first["beside"] or f"{label}: {cell([beside['mean_dice']])}"
+        rows.append(f"| {name.replace('_', ' ')} | {other} | {cell(own)} | {_minutes(found[name])} min |")
+    note = (
+        "Recipes on images that they did not see, through `samsdk`; of several seeds the mean and the range: "
+        "[docs/training.md](docs/training.md)."
+    )
     return "\n".join([*rows, "", note])
 
 
@@ -78,23 +95,38 @@ def automatic_tables(result: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def cell(means: Any) -> str:
-    """Means by prompt or class, or one number, as a cell shows them."""
-    if means is None:
+def cell(seeds: Sequence[Any]) -> str:
+    """One measure of a system as a cell shows it: of each seed means by prompt or class, or one number, or None."""
+    known = [one for one in seeds if one is not None]
+    if not known:
         return ""
-    if isinstance(means, int | float):
-        return f"{means:.2f}"
-    shown = {name: value for name, value in means.items() if name not in HIDDEN and value is not None}
+    if isinstance(known[0], int | float):
+        return _number(known, 2)
+    shown = {name: [one[name] for one in known] for name in known[0] if name not in HIDDEN}
+    shown = {name: values for name, values in shown.items() if None not in values}
     if len(shown) == 1:
-        return f"{next(iter(shown.values())):.3f}"
-    return ", ".join(f"{WORDS.get(name, name)} {value:.3f}" for name, value in shown.items())
+        return _number(next(iter(shown.values())), 3)
+    return ", ".join(f"{WORDS.get(name, name)} {_number(values, 3)}" for name, values in shown.items())
 
 
-def _trained(result: Mapping[str, Any]) -> str:
-    trained, processor = result["trained"], result["environment"]["processor"]
-    rules = next(iter(result["systems"].values()))["rules"]
+def _number(values: Sequence[float], digits: int) -> str:
+    mean = sum(values) / len(values)
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return f"{mean:.{digits}f}" if low == high else f"{mean:.{digits}f} ({low} to {high})"
+
+
+def _minutes(results: Sequence[Mapping[str, Any]]) -> str:
+    low, high = (f"{pick(one['trained']['seconds'] for one in results) / 60:.0f}" for pick in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _trained(results: Sequence[Mapping[str, Any]]) -> str:
+    first, dates = results[0], sorted({one["date"] for one in results})
+    trained, processor = first["trained"], first["environment"]["processor"]
+    rules = next(iter(first["systems"].values()))["rules"]
+    seeds = f", {len(results)} seeds: mean and range" if len(results) > 1 else ""
     return (
-        f"`{trained['config']['recipe']['recipe']}` on {result['taught']}; {trained['steps']} steps in "
-        f"{trained['seconds'] / 60:.0f} minutes, {result['threads']} thread(s) of {processor}. Measured through "
-        f"`samsdk` on `{rules['list']}`, {result['date']}."
+        f"`{trained['config']['recipe']['recipe']}` on {first['taught']}{seeds}; {trained['steps']} steps in "
+        f"{_minutes(results)} minutes, {first['threads']} thread(s) of {processor}. Measured through "
+        f"`samsdk` on `{rules['list']}`, {' to '.join(dates[:: max(len(dates) - 1, 1)])}."
     )

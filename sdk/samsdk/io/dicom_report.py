@@ -44,7 +44,19 @@ _PROCEDURE: Final = Concept("363679005", "Imaging procedure")
 
 
 def write_report(path: str | os.PathLike[str], segmentation: File, source: File | Sequence[File]) -> None:
-    """Write the measurements of a segmentation as a structured report that refers to it and to its images.
+    """Write `encode_report` to a file, mostly `.dcm`.
+
+    Raises:
+        ImageError, MissingExtraError: as there.
+        OutputError: the file cannot be written.
+    """
+    data = encode_report(segmentation, source)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def encode_report(segmentation: File, source: File | Sequence[File]) -> bytes:
+    """Make a structured report of a segmentation's measurements that refers to it and to its images.
 
     Each frame of the segmentation is one planar region (TID 1410) with its segment's label, tracking UID, category and
     kind, and with what `samsdk.measuring.measure` says of its pixels: area, perimeter, longest and shortest diameter
@@ -52,13 +64,11 @@ def write_report(path: str | os.PathLike[str], segmentation: File, source: File 
     the size of a pixel is known, else in pixels. The report is complete, not verified: nobody has signed it.
 
     Args:
-        path: of the file, mostly `.dcm`.
         segmentation: a binary DICOM segmentation, as `write_segmentation` writes it; path or bytes.
         source: the DICOM file or files that it is of.
 
     Raises:
         ImageError: the segmentation is none, has no pixel, or is of other files; a file cannot be read.
-        OutputError: the file cannot be written.
         MissingExtraError: highdicom is not installed.
     """
     highdicom = highdicom_library()
@@ -70,8 +80,9 @@ def write_report(path: str | os.PathLike[str], segmentation: File, source: File 
         if not groups:
             raise ImageError("expected a segmentation with something to measure, got one without a pixel")
         report = _report(highdicom, [*headers, dataset], groups)
-        with atomic_write(path) as file:
-            report.save_as(file, enforce_file_format=True)
+        held = io.BytesIO()
+        report.save_as(held, enforce_file_format=True)
+    return held.getvalue()
 
 
 @dataclass(frozen=True, eq=False)

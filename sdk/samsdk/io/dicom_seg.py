@@ -1,5 +1,6 @@
 """DICOM segmentations, through highdicom (extra `medical`)."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from samsdk.errors import ImageError, OutputError
 from samsdk.io.atomic import atomic_write
 from samsdk.io.dicom_derived import MAKER, Concept, File, equipment, highdicom_library, quiet, read_headers
+from samsdk.io.dicom_images import SourceImages
 from samsdk.io.dicom_spacing import pixel_spacing
 from samsdk.io.objects import ObjectMask
 
@@ -74,14 +76,25 @@ def segment_each(
 def write_segmentation(
     path: str | os.PathLike[str], segments: Sequence[Segment], source: File | Sequence[File]
 ) -> None:
-    """Write a binary DICOM segmentation that refers to the images that it is of.
+    """Write `encode_segmentation` to a file, mostly `.dcm`.
+
+    Raises:
+        ImageError, MissingExtraError: as there.
+        OutputError: as there; or the file cannot be written.
+    """
+    data = encode_segmentation(segments, source)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def encode_segmentation(segments: Sequence[Segment], source: File | Sequence[File]) -> bytes:
+    """Make a binary DICOM segmentation that refers to the images that it is of.
 
     Patient and study are those of the images; each frame of the file names the image or the frame that it belongs to,
     and lies where that lies. Series, object and dimension get new UIDs. Frames of a segment without any pixel are left
     out, as highdicom does.
 
     Args:
-        path: of the file, mostly `.dcm`.
         segments: at least one, each with at least one pixel. Masks that know their DICOM object (`ObjectMask.source`)
             are matched with the files by it; one that does not is of the only file.
         source: the DICOM file that was segmented, path or bytes; or the slices of a series. A file without position in
@@ -91,17 +104,18 @@ def write_segmentation(
         ImageError: a mask is of another size or of another object than the files; a file cannot be read, has no pixels,
             or its header is not as the standard demands.
         OutputError: there is nothing to write: no segment, or one without a pixel; a label occurs twice; there is more
-            than a DICOM file holds; or the file cannot be written.
+            than a DICOM file holds.
         MissingExtraError: highdicom is not installed.
     """
     highdicom = highdicom_library()
     _check_segments(segments)
     with quiet():
-        images = _Images.of(read_headers(source), highdicom)
+        images = SourceImages.of(read_headers(source), highdicom)
         placed = [[(images.place(mask), mask) for mask in segment.masks] for segment in segments]
         dataset = _Writer(highdicom, images, segments, placed).dataset()
-        with atomic_write(path) as file:
-            dataset.save_as(file, enforce_file_format=True)
+        held = io.BytesIO()
+        dataset.save_as(held, enforce_file_format=True)
+    return held.getvalue()
 
 
 def _check_segments(segments: Sequence[Segment]) -> None:
@@ -119,71 +133,11 @@ def _check_segments(segments: Sequence[Segment]) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Images:
-    """The images that masks can lie on.
-
-    Attributes:
-        headers: of the files.
-        frames: number of frames of each.
-        positioned: whether it is known where they lie in the patient.
-    """
-
-    headers: Sequence[Any]
-    frames: Sequence[int]
-    positioned: bool
-
-    @classmethod
-    def of(cls, headers: Sequence[Any], highdicom: Any) -> "_Images":
-        system = highdicom.spatial.get_image_coordinate_system(headers[0])
-        if system is not None and system.value != "PATIENT":
-            raise ImageError("expected images of a patient, got a slide in tiles; write its objects as COCO")
-        if len({(str(header.SeriesInstanceUID), int(header.Rows), int(header.Columns)) for header in headers}) > 1:
-            raise ImageError("expected the slices of one series, all of one size, got several series or sizes")
-        frames = [int(header.get("NumberOfFrames") or 1) for header in headers]
-        if len(headers) > 1 and max(frames) > 1:
-            raise ImageError("expected one file of several frames or several files of one, got several of several")
-        return cls(headers, frames, system is not None)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of all of them."""
-        return int(self.headers[0].Rows), int(self.headers[0].Columns)
-
-    @property
-    def planes(self) -> int:
-        """Number of frames of all of them together."""
-        return sum(self.frames)
-
-    def place(self, mask: ObjectMask) -> int:
-        """The plane that a mask lies on.
-
-        Raises:
-            ImageError: there is none, or it is of another size.
-        """
-        if mask.region.size != self.size:
-            raise ImageError(f"the DICOM image is {self.size} (H, W), a mask of it {mask.region.size}")
-        if mask.source is None:
-            if self.planes > 1:
-                raise ImageError(
-                    "a mask does not know which slice or frame it is of: segment what samsdk.read_scan returns, or set "
-                    "ObjectMask.source"
-                )
-            return 0
-        for index, header in enumerate(self.headers):
-            if str(header.SOPInstanceUID) == mask.source.sop_instance:
-                # One of the two is 0: files are many or frames are.
-                plane = index + (mask.source.frame or 1) - 1
-                if plane < self.planes:
-                    return plane
-        raise ImageError("a mask is of another DICOM object than those given: give the file that was segmented")
-
-
-@dataclass(frozen=True, eq=False)
 class _Writer:
     """Makes the data set of segments, `placed` being the masks of each and the planes that they lie on."""
 
     highdicom: Any
-    images: _Images
+    images: SourceImages
     segments: Sequence[Segment]
     placed: Sequence[Sequence[tuple[int, ObjectMask]]]
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from samsdk.predictor import Predictor
+from samsdk.serve.file_routes import router as file_router
 from samsdk.serve.guard import PAGE, Access, Guard
 from samsdk.serve.limits import Limits
 from samsdk.serve.metrics import MEDIA_TYPE
@@ -54,6 +55,7 @@ def create_app(
     app.state.service = service
     app.include_router(_about)
     app.include_router(router)
+    app.include_router(file_router)
     app.include_router(_page())
     add_problem_handlers(app)
     app.add_middleware(

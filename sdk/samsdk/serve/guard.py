@@ -16,6 +16,8 @@ from samsdk.serve.limits import Allowances, Limits
 from samsdk.serve.problems import Refused, failure, problem
 
 UPLOAD_PATH: Final = "/sessions"
+# What takes an image file as its body.
+_UPLOADS: Final = re.compile(rf"{UPLOAD_PATH}(/[^/]+/dicom/[^/]+)?")
 # What is the same for everybody and says nothing of any image; a monitor may ask for it without a token.
 _OPEN: Final = frozenset({"/", "/health", "/ready"})
 PAGE: Final = "/page/"
@@ -153,7 +155,7 @@ class Guard:
             )
 
     def _most(self, scope: Scope) -> int:
-        return self._limits.upload_bytes if scope["path"] == UPLOAD_PATH else self._limits.body_bytes
+        return self._limits.upload_bytes if _UPLOADS.fullmatch(scope["path"]) else self._limits.body_bytes
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         most, seen = self._most(scope), 0

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from samsdk.serve.downloads import FORMATS, Contents, Found
+from samsdk.backends.extras import is_importable
+from samsdk.serve.dicom_files import DICOM_FORMATS
+from samsdk.serve.downloads import FORMATS
 from samsdk.serve.guard import UPLOAD_PATH
 from samsdk.serve.problems import Refused, documented
 from samsdk.serve.replies import answer_reply, object_reply
@@ -30,7 +32,7 @@ router = APIRouter(responses=documented(404, 410))
 Number = Annotated[int, Path(ge=1, le=LARGEST_OBJECT)]
 # What a form of another site's page can send without asking first is not among them.
 _IMAGE_TYPES: Final = ("application/octet-stream", "application/dicom", "image/")
-_IMAGE_BODY: Final = {
+IMAGE_BODY: Final = {
     "requestBody": {
         "required": True,
         "description": "the image file itself, as it is on disk",
@@ -43,15 +45,14 @@ _LEVELS: Final[dict[int | str, dict[str, Any]]] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-_FILE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "the file",
-        "content": {one.media: {"schema": {"type": "string", "format": "binary"}} for one in FORMATS.values()},
-    }
-}
 
 
-async def _content_type(request: Request) -> None:
+async def content_type(request: Request) -> None:
+    """Take image files alone, in a body that no form of another site's page can send.
+
+    Raises:
+        Refused: the body is of another type.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind.startswith(_IMAGE_TYPES):
         raise Refused(
@@ -93,8 +94,8 @@ def _numbers(text: str) -> list[float]:
     status_code=201,
     response_model=OpenedReply,
     responses=documented(404, 408, 415, 501),
-    openapi_extra=_IMAGE_BODY,
-    dependencies=[Depends(_content_type)],
+    openapi_extra=IMAGE_BODY,
+    dependencies=[Depends(content_type)],
 )
 async def open_session(
     request: Request,
@@ -209,36 +210,6 @@ async def redo(request: Request, session: Opened, service: Running, number: Numb
     return await _object_state(request, session, service, number)
 
 
-@router.get(
-    "/sessions/{session}/files/{kind}", response_class=Response, responses={**_FILE, **documented(404, 409, 410, 501)}
-)
-async def download(
-    request: Request,
-    session: Opened,
-    service: Running,
-    kind: Annotated[str, Path(description=f"one of: {', '.join(FORMATS)}")],
-    object: Annotated[
-        int | None, Query(ge=1, le=LARGEST_OBJECT, description="one object; all of them when left out")
-    ] = None,
-) -> Response:
-    """A file: the mask of one object, or all objects together (label map, or COCO annotations)."""
-    if kind not in FORMATS:
-        raise Refused(404, "not_found", f"expected one of the formats {', '.join(FORMATS)}")
-    wanted = sorted(session.objects) if object is None else [session.object(object).number]
-    found = [
-        Found(number, session.objects[number].name, answer)
-        for number in wanted
-        if (answer := session.objects[number].current)
-    ]
-    if not found:
-        raise Refused(409, "nothing", "there is no mask yet; prompt first")
-    contents = Contents(session.size, session.spacing, found, together=object is None)
-    made = FORMATS[kind]
-    data = await service.workers.bulk(request, lambda _: made.write(contents))
-    name = f"{'objects' if object is None else f'object-{object}'}.{made.suffix}"
-    return Response(data, media_type=made.media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-
 async def _session_state(request: Request, session: Session, service: Service) -> Response:
     # Measuring takes time: not on the loop that all requests share.
     reply = await service.workers.bulk(request, lambda _: _session_reply(session, service.limits.idle_seconds))
@@ -257,6 +228,7 @@ def _session_reply(session: Session, idle_seconds: float) -> dict[str, Any]:
         "spacing": list(session.spacing) if session.spacing else None,
         "model": session.predictor.manifest.name,
         "formats": list(FORMATS),
+        "dicom_formats": list(DICOM_FORMATS) if session.scan.source and is_importable("highdicom") else [],
         "idle_seconds": idle_seconds,
         "objects": [object_reply(one, session.spacing) for _, one in sorted(session.objects.copy().items())],
     }

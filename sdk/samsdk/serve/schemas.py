@@ -143,6 +143,7 @@ class SessionReply(BaseModel):
     spacing: list[float] | None = Field(description="(x, y) sides of a pixel in mm")
     model: str
     formats: list[str] = Field(description="of files to download")
+    dicom_formats: list[str] = Field(description="of DICOM files to ask for; none if the image came in another format")
     idle_seconds: float = Field(description="without a request, after which the session is closed")
     objects: list[ObjectReply]
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 from starlette.requests import ClientDisconnect
@@ -25,6 +25,7 @@ from samsdk.serve.workers import Cancelled, Workers
 
 # How often sessions that nobody uses are looked for.
 _SWEEP_SECONDS = 5.0
+T = TypeVar("T")
 
 
 class Service:
@@ -97,6 +98,24 @@ class Service:
             ImageError: it is no image.
         """
         _, predictor = self.predictor(model)
+
+        def opened(data: bytes, cancelled: Cancelled) -> tuple[Session, Shown]:
+            scan = read_upload(data, choice, self.limits)
+            session = Session(predictor, scan, self.workers.gate)
+            session.look(cancelled)
+            return session, shown(scan.pixels)
+
+        session, levels = await self.upload(request, opened)
+        self.sessions.add(session)
+        self.metrics.observe_stages(session.timings)
+        return session, levels
+
+    async def upload(self, request: Request, job: Callable[[bytes, Cancelled], T]) -> T:
+        """Do something with the file that a request sends.
+
+        Raises:
+            Refused: too many are sending files, or it is too slow.
+        """
         if self._uploads >= self.limits.waiting:
             raise Refused(503, "busy", "too many images are coming in; ask again soon", {"Retry-After": "1"})
         self._uploads += 1
@@ -104,19 +123,9 @@ class Service:
             # Whose turn it is not is not read either: its bytes stay with the sender.
             async with self._reading:
                 data = await self._read(request)
-
-                def job(cancelled: Cancelled) -> tuple[Session, Shown]:
-                    scan = read_upload(data, choice, self.limits)
-                    session = Session(predictor, scan, self.workers.gate)
-                    session.look(cancelled)
-                    return session, shown(scan.pixels)
-
-                session, levels = await self.workers.bulk(request, job)
+                return await self.workers.bulk(request, lambda cancelled: job(data, cancelled))
         finally:
             self._uploads -= 1
-        self.sessions.add(session)
-        self.metrics.observe_stages(session.timings)
-        return session, levels
 
     async def _read(self, request: Request) -> bytes:
         data = bytearray()

@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
+import highdicom
 import nibabel
 import numpy as np
+import pydicom.data
 import pytest
 from numpy.typing import NDArray
 
@@ -207,6 +210,20 @@ def test_a_person_clicks_corrects_undoes_boxes_and_saves(
 
     page.open(picture)
     assert page.page.locator("#objects li").count() == 0, "the file was opened afresh"
+
+
+def test_objects_of_a_dicom_image_are_saved_as_dicom(page: Page, tmp_path: Path) -> None:
+    source = Path(str(pydicom.data.get_testdata_file("CT_small.dcm", download=False)))
+    page.open(source)
+    page.click(64.5, 64.5)
+    saved = page.save("segmentation", tmp_path)
+    made = highdicom.seg.segread(saved)
+    uid = pydicom.dcmread(source).SOPInstanceUID
+    mask = made.get_pixels_by_source_instance([uid], segment_numbers=[1])[0, ..., 0].astype(bool)
+    np.testing.assert_array_equal(mask, page.mask(1, (128, 128)))
+    report = page.save("report", tmp_path)
+    assert (saved.name, report.name) == ("CT_small-object-1.dcm", "CT_small-object-1.zip")
+    assert sorted(zipfile.ZipFile(report).namelist()) == ["report.dcm", "segmentation.dcm"]
 
 
 def test_zoomed_and_moved_a_click_is_where_it_is_seen(

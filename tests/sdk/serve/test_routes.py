@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import nibabel
 import numpy as np
 import pydicom.data
 import pytest
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 
 import samsdk
 import samsdk.io.scans
@@ -109,48 +107,6 @@ def test_measures_are_in_mm_once_the_size_of_a_pixel_is_known(api: Any, opened: 
     assert areas == {"px²": answer["area"], "mm²": pytest.approx(answer["area"] * 0.125)}
     assert {one["unit"] for one in api.ask(opened, box=BOX)["measures"]} == {"px", "px²", "mm", "mm²"}
     assert api.patch(opened, json={"spacing": None}).json()["spacing"] is None
-
-
-def test_files_open_elsewhere_and_hold_the_masks(api: Any, opened: str, tmp_path: Path) -> None:
-    api.patch(opened, json={"spacing": [0.5, 0.25]})
-    masks = [api.mask_of(api.ask(opened, **how)) for how in ({"points": [POINT]}, {"box": BOX})]
-    api.patch(f"{opened}/objects/2", json={"name": "gland"})
-    together = np.zeros(masks[0].shape, np.uint8)
-    for number, mask in enumerate(masks, 1):
-        together[mask] = number
-
-    def fetch(kind: str, name: str, query: str = "") -> Path:
-        reply = api.get(f"{opened}/files/{kind}{query}")
-        assert reply.status_code == 200
-        assert f'filename="{name}"' in reply.headers["content-disposition"]
-        (tmp_path / name).write_bytes(reply.content)
-        return tmp_path / name
-
-    single = cv2.imread(str(fetch("png", "object-2.png", "?object=2")), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(single, masks[1] * np.uint8(255))
-    plane = cv2.imread(str(fetch("png", "objects.png")), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(plane, together)
-    volume = nibabel.load(fetch("nifti", "objects.nii.gz"))
-    np.testing.assert_array_equal(np.asarray(volume.dataobj)[:, :, 0].T, together)
-    np.testing.assert_allclose(volume.header.get_zooms(), (0.5, 0.25, 1.0))
-    coco = COCO(str(fetch("coco", "objects.json")))
-    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == ["Object 1", "gland"]
-    for annotation, mask in zip(coco.loadAnns(coco.getAnnIds()), masks, strict=True):
-        np.testing.assert_array_equal(coco.annToMask(annotation).astype(bool), mask)
-        assert annotation["area"] == np.count_nonzero(mask)
-
-
-def test_what_there_is_no_file_of(api: Any, opened: str) -> None:
-    assert api.get(f"{opened}/files/png").json()["error"] == "nothing"
-    assert api.get(f"{opened}/files/bmp").status_code == 404
-    assert api.get(f"{opened}/files/png?object=3").status_code == 404
-
-
-def test_object_numbers_beyond_8_bits_stay_what_they_are(api: Any, opened: str) -> None:
-    answer = api.ask(opened, box=BOX, object=300)
-    plane = cv2.imdecode(np.frombuffer(api.get(f"{opened}/files/png").content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert plane.dtype == np.uint16
-    np.testing.assert_array_equal(plane, api.mask_of(answer) * np.uint16(300))
 
 
 @pytest.mark.parametrize(

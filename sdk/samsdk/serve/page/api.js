@@ -64,3 +64,5 @@ export const step = (id, number, direction) => json("POST", `/sessions/${id}/obj
 export const close = (id, keepalive = false) => send("DELETE", `/sessions/${id}`, { keepalive });
 export const download = async (id, kind, number) =>
   (await send("GET", `/sessions/${id}/files/${kind}${number ? `?object=${number}` : ""}`)).blob();
+export const downloadDicom = async (id, kind, number, file) =>
+  (await send("POST", `/sessions/${id}/dicom/${kind}${number ? `?object=${number}` : ""}`, { body: file, type: "application/dicom" })).blob();

@@ -56,7 +56,7 @@ export class Panel {
 
   /** Another image was opened. */
   opened() {
-    const { shown, spacing, formats } = this.work.session;
+    const { shown, spacing, formats, dicom_formats } = this.work.session;
     const range = Math.max(shown.high - shown.low, shown.step);
     const step = range / 500;
     Object.assign(element("width"), { min: step, max: range * 1.5, step, disabled: false });
@@ -66,7 +66,7 @@ export class Panel {
     element("spacing").value = spacing ? [...new Set(spacing)].map((side) => Number(side.toPrecision(6))).join(" × ") : "";
     element("spacing-note").textContent = spacing ? "From the file." : "Type it in to measure in mm.";
     this.showWindow();
-    element("formats").replaceChildren(...formats.map((kind) => this.saveButton(kind)));
+    element("formats").replaceChildren(...[...formats, ...dicom_formats].map((kind) => this.saveButton(kind)));
   }
 
   showWindow() {
@@ -106,7 +106,7 @@ export class Panel {
   }
 
   saveButton(kind) {
-    const names = { png: "PNG", nifti: "NIfTI", coco: "JSON", dicomseg: "DICOM SEG" };
+    const names = { png: "PNG", nifti: "NIfTI", coco: "JSON", segmentation: "DICOM SEG", report: "DICOM report" };
     const button = document.createElement("button");
     button.textContent = names[kind] ?? kind;
     button.dataset.format = kind;
@@ -117,8 +117,12 @@ export class Panel {
   async save(kind) {
     const all = element("scope").value === "all";
     const number = all ? null : this.work.active;
-    const blob = await this.work.inTurn(() => api.download(this.work.session.id, kind, number));
-    const suffix = { png: "png", nifti: "nii.gz", coco: "json" }[kind] ?? kind;
+    const { session, file } = this.work;
+    // The service keeps nothing of a patient, whom DICOM files name: it gets the file once more.
+    const blob = await this.work.inTurn(() => session.dicom_formats.includes(kind)
+      ? api.downloadDicom(this.work.session.id, kind, number, file)
+      : api.download(this.work.session.id, kind, number));
+    const suffix = { png: "png", nifti: "nii.gz", coco: "json", segmentation: "dcm", report: "zip" }[kind] ?? kind;
     const link = document.createElement("a");
     const base = this.work.file.name.replace(/(\.nii)?\.[^.]*$/, "");
     link.download = `${base}-${all ? "objects" : `object-${number}`}.${suffix}`;
