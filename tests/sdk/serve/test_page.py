@@ -259,6 +259,62 @@ def test_zoomed_and_moved_a_click_is_where_it_is_seen(
     )
 
 
+def test_fingers_tap_drag_and_pinch(
+    browser: Any, serve: Any, student: samsdk.Predictor, picture: Path, tissue: NDArray[np.uint8]
+) -> None:
+    server = serve(create_app({"student": student}, limits=LIMITS))
+    context = browser.new_context(viewport={"width": 768, "height": 600}, has_touch=True)
+    page = Page(context.new_page(), server.url)
+    page.open(picture)
+    session = context.new_cdp_session(page.page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    def view() -> tuple[float, tuple[float, float]]:
+        return page.js("async () => (await import('/page/main.js')).view.scale"), page.place(256, 256)
+
+    scale, (x, y) = view()
+    touch("touchStart", (x - 40, y), (x + 40, y))
+    for apart in (50, 60, 70, 80):
+        touch("touchMove", (x - apart, y), (x + apart, y))
+    touch("touchEnd")
+    pinched, place = view()
+    # Twice as far apart, about a place that stays: the image is twice as large, and nothing was clicked.
+    assert pinched == pytest.approx(2 * scale, rel=0.02)
+    np.testing.assert_allclose(place, (x, y), atol=2)
+    assert page.timings() == []
+    touch("touchStart", (x, y))
+    for moved in (10, 20, 30):
+        touch("touchMove", (x + moved, y))
+    touch("touchEnd")
+    np.testing.assert_allclose(view()[1], (x + 30, y), atol=8)
+
+    def tap() -> None:
+        touch("touchStart", page.place(256.5, 256.5))
+        touch("touchEnd")
+
+    page.answered(tap)
+    step = page.last_step(1)
+    np.testing.assert_allclose(step["points"], [[256.5, 256.5]], atol=0.5)
+    assert mask_iou(page.mask(1, tissue.shape[:2]), asked(student, tissue, step).mask) >= 0.99
+    page.page.tap("#new")
+    page.page.tap("[data-tool=box]")
+
+    def box() -> None:
+        (x0, y0), (x1, y1) = page.place(200, 200), page.place(300, 290)
+        touch("touchStart", (x0, y0))
+        touch("touchMove", ((x0 + x1) / 2, (y0 + y1) / 2))
+        touch("touchMove", (x1, y1))
+        touch("touchEnd")
+
+    page.answered(box)
+    np.testing.assert_allclose(page.last_step(2)["box"], [200, 200, 300, 290], atol=2)
+    assert page.problems == []
+    context.close()
+
+
 def test_everything_can_be_done_with_keys(page: Page, picture: Path) -> None:
     page.open(picture)
     page.page.locator("#overlay").focus()
