@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Random weights in the shape of SAM ViT-B, which bench-full exports once.
+VIT_B = $(HOME)/.cache/samsdk/random-vit-b
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup demo test lint format bench bench-full
@@ -56,7 +58,9 @@ bench: $(BIN)/.test
 
 bench-full: $(BIN)/.test
 	-$(BIN)/python benchmarks/peers/install.py
-	$(BIN)/python benchmarks/side_by_side.py --full $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/random_vit_b.py $(VIT_B)
+	$(BIN)/python benchmarks/side_by_side.py --full --bundle sam-vit-b=$(VIT_B) $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/soak.py $(if $(DATA),--data $(DATA))
 	$(if $(DATA),$(BIN)/python benchmarks/accuracy.py --data $(DATA))
 	$(BIN)/python benchmarks/side_by_side_pictures.py
 	$(BIN)/python benchmarks/report.py

@@ -11,7 +11,7 @@ from typing import Any
 
 from bedside_tables import everything_table, head_table, serve_table
 from results import ROOT, machine, read_results
-from side_by_side_tables import conditions, detail_tables, main_table
+from side_by_side_tables import conditions, detail_tables, main_table, soak_table
 from training_tables import summary_table as trained_summary
 from training_tables import trained_numbers
 from volume_tables import propagation_table, volume_latency_table
@@ -283,6 +283,7 @@ def benchmarks_numbers() -> str:
     parts = []
     for result in read_results("side_by_side"):
         parts += [f"## {machine(result)}", conditions(result), main_table(result), detail_tables(result)]
+    parts += [f"{soak_table(result)}\n\n{machine(result)}." for result in read_results("soak")]
     return "\n\n".join([BEGIN, *parts, END])
 
 

@@ -14,10 +14,10 @@ from peers.process import Worker, WorkerError
 from samsdk.bench import percentiles
 from workloads import Request
 
-# A system whose first turn takes longer than this many seconds takes part in every third turn alone, and gets an eighth
-# of the images and requests.
+# A system whose first turn takes longer than this many seconds takes part in every third turn alone, and gets a
+# twentieth of the images and requests.
 SLOW: Final = 8.0
-_LESS: Final = 8
+_LESS: Final = 20
 CLIENTS: Final = 8
 SOAK_PARTS: Final = 12
 _COLD: Final = ("load_ms", "loaded_ms", "first_mask_ms")

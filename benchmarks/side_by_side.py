@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -58,7 +58,6 @@ class Plan:
         stream: images one after the other.
         requests: of eight clients together.
         accuracy: images of each labelled set, and objects of each image.
-        soak: seconds that the first system runs at the end.
         slow_too: whether systems that need many seconds a turn do all that the others do; else they encode, answer
             prompts and are clicked on, without other sizes, streams and clients.
     """
@@ -68,12 +67,11 @@ class Plan:
     stream: int
     requests: int
     accuracy: tuple[int, int]
-    soak: float
     slow_too: bool
 
 
-SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=(1, 2), soak=0.0, slow_too=False)
-FULL: Final = Plan(turns=30, starts=5, stream=200, requests=200, accuracy=(6, 4), soak=3600.0, slow_too=True)
+SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=(1, 2), slow_too=False)
+FULL: Final = Plan(turns=15, starts=3, stream=200, requests=100, accuracy=(3, 3), slow_too=True)
 
 
 def own_systems(bundles: Mapping[str, str]) -> tuple[list[System], dict[str, str]]:
@@ -164,14 +162,16 @@ class Run:
             runner.kill()
 
 
-def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mapping[str, float]) -> Any:
-    """Let all systems do everything; gives what the soak found, if there is one."""
+def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mapping[str, float]) -> None:
+    """Let all systems do everything."""
     reference = reference_image()
     size = reference.shape[:2]
     prompts = {count: box_prompts(size, count) for count in PROMPT_COUNTS}
-    first = _kept(folder / "reference.npy", reference)
-    sized = {name: _kept(folder / f"size{index}.npy", image) for index, (name, image) in enumerate(_sized(data))}
-    streamed = [_kept(folder / f"{index}.npy", image) for index, image in enumerate(stream_images(data, plan.stream))]
+    first = keep_on_disk(folder / "reference.npy", reference)
+    sized = {name: keep_on_disk(folder / f"size{index}.npy", image) for index, (name, image) in enumerate(_sized(data))}
+    streamed = [
+        keep_on_disk(folder / f"{index}.npy", image) for index, image in enumerate(stream_images(data, plan.stream))
+    ]
     run.each("cold start", lambda runner: runner.start(first, plan.starts))
     for turn in range(plan.turns + 1):
         run.each(f"turn {turn} of {plan.turns}", lambda runner, turn=turn: runner.turn(turn, first.image, prompts))
@@ -184,10 +184,6 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
     run.each("memory", lambda runner: runner.memory("all_peak_memory_mb"))
     if data is not None:
         run.each("accuracy", lambda runner: _add_accuracy(runner, data, plan.accuracy))
-    if plan.soak == 0 or not run.runners:
-        return None
-    soaked = run.runners[0]
-    return {"system": soaked.system.name, "seconds": plan.soak, "parts": soaked.soak(streamed, plan.soak)}
 
 
 def _add_accuracy(runner: Runner, data: Path, share: tuple[int, int]) -> None:
@@ -196,7 +192,8 @@ def _add_accuracy(runner: Runner, data: Path, share: tuple[int, int]) -> None:
         runner.row["accuracy"] = measure_accuracy(runner.ask, data, *share)
 
 
-def _kept(path: Path, image: Image) -> Asked:
+def keep_on_disk(path: Path, image: Image) -> Asked:
+    """An image where processes find it, and a box in its middle."""
     np.save(path, image)
     return Asked(path, box_prompts(image.shape[:2], 1))
 
@@ -216,7 +213,6 @@ def main() -> None:
     """Measure and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="hours instead of minutes")
-    parser.add_argument("--soak", type=float, help="seconds that the first system runs at the end (full: 3600, else 0)")
     parser.add_argument("--data", type=Path, help="folder of labelled sets")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each system; one a core")
     parser.add_argument("--only", metavar="WORD,WORD", help="systems whose name has one of these words")
@@ -232,9 +228,7 @@ def main() -> None:
     run = Run(systems, args.threads, missing)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.callback(run.kill)
-        plan = FULL if args.full else SHORT
-        plan = plan if args.soak is None else replace(plan, soak=args.soak)
-        soaked = measure(run, plan, args.data, Path(folder), peaks)
+        measure(run, FULL if args.full else SHORT, args.data, Path(folder), peaks)
     numbers = {
         "mode": "full" if args.full else "short",
         "threads": args.threads,
@@ -243,7 +237,6 @@ def main() -> None:
         "state": {"before": before, "after": machine_state()},
         "systems": {runner.system.name: runner.row for runner in run.runners},
         "missing": missing,
-        "soak": soaked,
     }
     print(write_result("side_by_side", numbers))
 

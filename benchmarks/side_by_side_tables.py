@@ -41,8 +41,6 @@ def detail_tables(result: Mapping[str, Any]) -> str:
         _sizes(systems),
         _about(systems),
     ]
-    if result["soak"]:
-        parts.append(_soak(result["soak"]))
     if result["missing"]:
         rows = [f"| {name} | {_line(reason)} |" for name, reason in result["missing"].items()]
         parts.append("\n".join(["### Not in the run", "", "| system | why |", "|---|---|", *rows]))
@@ -153,7 +151,8 @@ def _about(systems: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _soak(soaked: Mapping[str, Any]) -> str:
+def soak_table(soaked: Mapping[str, Any]) -> str:
+    """One system for a long time."""
     rows = [f"### {soaked['seconds'] / 60:.0f} minutes of {soaked['system']}", ""]
     rows += ["| part | images | p50 ms | p99 ms | resident MB |", "|---" * 5 + "|"]
     for number, part in enumerate(soaked["parts"], start=1):

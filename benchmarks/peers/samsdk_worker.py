@@ -33,7 +33,8 @@ class Samsdk(Peer):
         return {
             "name": f"samsdk, {predictor.manifest.name}, {device}",
             "version": f"samsdk {samsdk.__version__}, bundle {predictor.bundle.identity}",
-            "weights": "published",
+            # `random_vit_b.py` says so; all others were trained.
+            "weights": predictor.manifest.lineage.get("weights", "trained"),
             "task": predictor.manifest.task,
             "provider": predictor.provider,
             "precision": predictor.engines.plan.precision,
