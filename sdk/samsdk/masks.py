@@ -266,20 +266,34 @@ def polygons(region: Region) -> list[NDArray[np.int32]]:
     return [np.asarray(contour, dtype=np.int32).reshape(-1, 2) + offset for contour in contours]
 
 
-def encode_rle(mask: NDArray[np.bool_]) -> dict[str, list[int] | str]:
+def encode_rle(region: Region) -> dict[str, list[int] | str]:
     """COCO's compressed run-length encoding of a mask, as `pycocotools.mask.decode` reads it.
 
+    It takes memory and time for the region's box alone: thousands of cells may lie on a picture of 400 megapixels.
+
     Args:
-        mask: [H, W] bool.
+        region: the mask.
 
     Returns:
         `{"size": [H, W], "counts": text}`; runs go down the columns and start with background.
     """
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate(([0], changes, [flat.size])))
-    counts = runs.tolist() if not flat[0] else [0, *runs.tolist()]
-    return {"size": [int(side) for side in mask.shape], "counts": _compress_counts(counts)}
+    height, width = region.size
+    # A column's first and last row are background here, so that every run begins and ends in it.
+    steps = np.diff(np.pad(region.inside.T, ((0, 0), (1, 1))).view(np.int8), axis=1)
+    starts, ends = (_flat_places(steps == step, region, height) for step in (1, -1))
+    # Where one column ends in foreground and the next begins with it, there is no run between.
+    touching = np.flatnonzero(starts[1:] == ends[:-1])
+    edges = np.column_stack([np.delete(starts, touching + 1), np.delete(ends, touching)])
+    counts = np.diff(np.concatenate(([0], edges.ravel(), [height * width]))).tolist()
+    if len(counts) > 1 and counts[-1] == 0:
+        counts.pop()
+    return {"size": [height, width], "counts": _compress_counts(counts)}
+
+
+def _flat_places(marked: NDArray[np.bool_], region: Region, height: int) -> NDArray[np.int64]:
+    """Places in the image, counted down its columns, of marks [columns, rows] in a region's box."""
+    columns, rows = np.nonzero(marked)
+    return (region.left + columns) * height + region.top + rows
 
 
 def _compress_counts(counts: list[int]) -> str:

@@ -102,7 +102,7 @@ class Result:
 
     def rle(self) -> dict[str, list[int] | str]:
         """The best mask in COCO's compressed run-length encoding."""
-        return encode_rle(self.mask)
+        return encode_rle(self.region)
 
     def instances(self, splitting: Splitting) -> NDArray[np.int32]:
         """The best mask split into its objects.

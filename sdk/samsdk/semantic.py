@@ -66,7 +66,7 @@ class SemanticResult(Result):
 
     def rle(self, label: int | str | None = None) -> dict[str, list[int] | str]:
         """The mask of a class in COCO's compressed run-length encoding; arguments and errors as `polygons`."""
-        return encode_rle(self._region_of(label).full())
+        return encode_rle(self._region_of(label))
 
     def instances(self, splitting: Splitting, label: int | str | None = None) -> NDArray[np.int32]:
         """The mask of a class split into its objects, see `Result.instances`; `label` and errors as `polygons`."""
@@ -84,7 +84,7 @@ class SemanticResult(Result):
                 "name": name,
                 "area": region.area,
                 "box": list(region.box) if region.box else None,
-                "rle": encode_rle(region.full()),
+                "rle": encode_rle(region),
             }
             for (number, name), region in zip(self.labels.items(), self.regions, strict=True)
         ]

@@ -284,7 +284,10 @@ MASKS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1
 
 
 def check_rle(mask: NDArray[np.bool_]) -> None:
-    ours = encode_rle(mask)
+    ours = encode_rle(whole(mask))
+    # A part of the image that holds the object says the same of all of it.
+    x0, y0, x1, y1 = whole(mask).box or (0, 0, 0, 0)
+    assert encode_rle(Region((mask.shape[0], mask.shape[1]), y0, x0, mask[y0:y1, x0:x1])) == ours
     theirs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert ours == {"size": list(mask.shape), "counts": theirs["counts"].decode()}
     np.testing.assert_array_equal(coco.decode(ours), mask)
@@ -311,11 +314,34 @@ def test_rle_of_a_large_mask_has_long_and_falling_runs() -> None:
     check_rle(mask)
 
 
+def test_rle_of_a_cell_on_a_huge_picture_costs_what_the_cell_costs() -> None:
+    # 100 gigapixels: as a whole picture it would not fit into memory.
+    region = Region((400_000, 250_000), 300_000, 200_000, np.ones((3, 2), bool))
+    first = 200_000 * 400_000 + 300_000
+    assert counts_of(encode_rle(region)["counts"]) == [first, 3, 399_997, 3, 400_000 * 250_000 - first - 400_003]
+
+
+def counts_of(text: str) -> list[int]:
+    """The run lengths in COCO's text (cocoapi, rleFrString)."""
+    counts: list[int] = []
+    value, place = 0, 0
+    for character in text:
+        chunk = ord(character) - 48
+        value |= (chunk & 0x1F) << 5 * place
+        place += 1
+        if not chunk & 0x20:
+            if chunk & 0x10:
+                value |= -1 << 5 * place
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value, place = 0, 0
+    return counts
+
+
 def test_rle_by_hand() -> None:
     # Down the columns: 1 background, 2 foreground, 1 background.
-    assert encode_rle(np.array([[False, True], [True, False]])) == {"size": [2, 2], "counts": "121"}
+    assert encode_rle(whole(np.array([[False, True], [True, False]]))) == {"size": [2, 2], "counts": "121"}
     # It starts with background, of which there is none.
-    assert encode_rle(np.array([[True], [False]])) == {"size": [2, 1], "counts": "011"}
+    assert encode_rle(whole(np.array([[True], [False]]))) == {"size": [2, 1], "counts": "011"}
 
 
 T, F = True, False
@@ -346,7 +372,7 @@ def test_iou_is_pycocotools(mask: NDArray[np.bool_], seed: int) -> None:
     other = mask ^ (np.random.default_rng(seed).random(mask.shape) < 0.3)
     iou = mask_iou(mask, other)
     if mask.any() or other.any():
-        assert iou == pytest.approx(coco.iou([encode_rle(mask)], [encode_rle(other)], [0])[0, 0])
+        assert iou == pytest.approx(coco.iou([encode_rle(whole(mask))], [encode_rle(whole(other))], [0])[0, 0])
     # The two measures are one another's functions.
     assert dice(mask, other) == pytest.approx(2 * iou / (1 + iou))
 

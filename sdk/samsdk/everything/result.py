@@ -142,7 +142,7 @@ class EverythingResult:
                     "image_id": 1,
                     "category_id": 1,
                     "iscrowd": 0,
-                    "segmentation": encode_rle(one.region.full()),
+                    "segmentation": encode_rle(one.region),
                     "bbox": [one.box[0], one.box[1], one.box[2] - one.box[0], one.box[3] - one.box[1]],
                     "area": one.area,
                     "predicted_iou": one.score,

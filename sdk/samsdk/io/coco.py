@@ -108,7 +108,7 @@ def _image(number: int, image: CocoImage) -> dict[str, Any]:
 def _annotation(one: ObjectMask, polygons: bool) -> dict[str, Any]:
     x0, y0, x1, y1 = one.region.box or (0, 0, 0, 0)
     entry: dict[str, Any] = {
-        "segmentation": _polygons(one) if polygons else encode_rle(one.region.full()),
+        "segmentation": _polygons(one) if polygons else encode_rle(one.region),
         "area": one.region.area,
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         # Of one object; COCO's evaluation takes 1 for a crowd.

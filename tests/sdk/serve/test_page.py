@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import samsdk
-from samsdk.masks import encode_rle, mask_iou
+from samsdk.masks import Region, encode_rle, mask_iou
 from samsdk.serve.app import create_app
 from samsdk.serve.guard import LOOPBACK_NAMES, Access
 from samsdk.serve.limits import Limits
@@ -410,7 +410,7 @@ def test_masks_are_decoded_as_coco_codes_them(page: Page) -> None:
                         const one = (await import('/page/rle.js')).decodeMask(rle, box, longest);
                         return { data: [...one.data], width: one.width, height: one.height, step: one.step };
                     }""",
-                    [encode_rle(mask), box, longest],
+                    [encode_rle(Region((mask.shape[0], mask.shape[1]), 0, 0, mask)), box, longest],
                 )
                 data = np.array(found["data"], bool).reshape(found["height"], found["width"])
                 part = mask[box[1] : box[3], box[0] : box[2]]
