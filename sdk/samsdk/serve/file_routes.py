@@ -12,6 +12,8 @@ from samsdk.serve.routes import IMAGE_BODY, content_type
 from samsdk.serve.schemas import LARGEST_OBJECT
 from samsdk.serve.service import Opened, Running
 from samsdk.serve.sessions import Session
+from samsdk.serve.uploads import check_size
+from samsdk.serve.workers import Cancelled
 
 router = APIRouter(responses=documented(404, 410))
 Wanted = Annotated[int | None, Query(ge=1, le=LARGEST_OBJECT, description="one object; all of them when left out")]
@@ -65,7 +67,12 @@ async def download_dicom(
     if session.scan.source is None:
         raise Refused(409, "no_dicom", "the image did not come from a DICOM file, which these files refer to")
     found = _found(session, object)
-    data = await service.upload(request, lambda source, _: made.write(found_masks(found), source))
+
+    def job(source: bytes, _: Cancelled) -> bytes:
+        check_size(source, service.limits)
+        return made.write(found_masks(found), source)
+
+    data = await service.upload(request, job)
     return _file(data, made, object)
 
 

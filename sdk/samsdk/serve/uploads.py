@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from samsdk.errors import ImageError
 from samsdk.intensity import to_uint8
+from samsdk.io.dicom_headers import dicom_size, inflates_beyond
 from samsdk.io.dicom_spacing import Spacing
 from samsdk.io.headers import image_size
 from samsdk.io.images import as_scan
@@ -20,6 +21,8 @@ from samsdk.serve.problems import Refused
 _LONGEST_SHOWN: Final = 4096
 # Levels of 16 bits; a grey image of any other range is scaled to them.
 _LEVELS: Final = 65535
+# Of a deflated file: colours of 16 bits, and some frames.
+_BYTES_A_PIXEL: Final = 16
 _LARGEST_SPACING: Final = 1000.0
 
 
@@ -54,10 +57,7 @@ def read_upload(data: bytes, choice: Choice, limits: Limits) -> Scan:
         MissingExtraError: reading it needs an extra that is not installed.
         Refused: it has more pixels than the service takes; or several frames, of which none was named.
     """
-    # From the header, before anything is decoded: a few kilobytes can hold gigabytes of pixels.
-    size = image_size(data)
-    if size is not None:
-        _check_pixels(size[0] * size[1], limits)
+    check_size(data, limits)
     try:
         scan = as_scan(_read(data, choice))
     except MemoryError as error:
@@ -65,6 +65,20 @@ def read_upload(data: bytes, choice: Choice, limits: Limits) -> Scan:
     _check_pixels(scan.pixels.shape[0] * scan.pixels.shape[1], limits)
     scan.pixels.setflags(write=False)
     return replace(scan, spacing=scan.spacing or choice.spacing)
+
+
+def check_size(data: bytes, limits: Limits) -> None:
+    """Look into a file's header before anything is decoded: a few kilobytes can hold gigabytes of pixels.
+
+    Raises:
+        Refused: it has more pixels than the service takes, or is deflated and grows beyond what they take.
+    """
+    most = _BYTES_A_PIXEL * limits.pixels
+    if inflates_beyond(data, most):
+        raise Refused(413, "too_large", f"expected at most {most} bytes in a deflated file; send a part of it")
+    size = image_size(data) or dicom_size(data)
+    if size is not None:
+        _check_pixels(size[0] * size[1], limits)
 
 
 def _read(data: bytes, choice: Choice) -> Scan:

@@ -13,6 +13,8 @@ import pydicom.data
 import pytest
 from pycocotools.coco import COCO
 
+from samsdk.serve.limits import Limits
+
 BOX = [120, 100, 300, 260]
 POINT = [200.5, 180.25]
 CT = Path(str(pydicom.data.get_testdata_file("CT_small.dcm", download=False)))
@@ -105,6 +107,23 @@ def test_a_report_comes_with_the_segmentation_that_it_refers_to(api: Any, scanne
     told = [api.get(f"{scanned}/objects/{number}").json()["answer"]["measures"] for number in (1, 2)]
     expected = [one["value"] for measures in told for one in measures if (one["name"], one["unit"]) == ("area", "mm²")]
     np.testing.assert_allclose(areas, expected, rtol=1e-6)
+
+
+def test_dicom_files_of_too_many_pixels_are_not_decoded(calling: Any, tmp_path: Path) -> None:
+    image = pydicom.dcmread(CT)
+    image.Rows = image.Columns = 60_000
+    image.save_as(tmp_path / "large.dcm")
+    image = pydicom.dcmread(CT)
+    image.PixelData = bytes(10**6)
+    image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    image.save_as(tmp_path / "deflated.dcm")
+    with calling(limits=Limits(pixels=128 * 128)) as api:
+        session = f"/sessions/{api.upload(CT.read_bytes()).json()['id']}"
+        api.ask(session, box=[30, 30, 90, 90])
+        for name in ("large", "deflated"):
+            data = (tmp_path / f"{name}.dcm").read_bytes()
+            replies = (api.upload(data), api.post(f"{session}/dicom/report", content=data, headers=DICOM))
+            assert [(one.status_code, one.json()["error"]) for one in replies] == [(413, "too_large")] * 2
 
 
 def test_dicom_files_that_cannot_be_made(api: Any, opened: str, scanned: str) -> None:
