@@ -10,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from samsdk.io.coco import CocoImage, coco_document
 from samsdk.io.dicom_spacing import Spacing
 from samsdk.io.nifti import write_nifti
+from samsdk.io.objects import object_masks
 from samsdk.serve.objects import Answer
 from samsdk.serve.replies import png_bytes
 from samsdk.volumes.volume import Volume
@@ -91,29 +93,9 @@ def _nifti(contents: Contents) -> bytes:
 
 
 def _coco(contents: Contents) -> bytes:
-    height, width = contents.size
-    annotations = []
-    for one in contents.found:
-        result = one.answer.result
-        x0, y0, x1, y1 = result.box or (0, 0, 0, 0)
-        annotations.append(
-            {
-                "id": one.number,
-                "image_id": 1,
-                "category_id": one.number,
-                "segmentation": result.rle(),
-                "area": result.area,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "iscrowd": 0,
-                "score": result.score,
-                "model": result.bundle,
-            }
-        )
-    image: dict[str, Any] = {"id": 1, "width": width, "height": height}
-    if contents.spacing:
-        image["spacing_mm"] = list(contents.spacing)
-    categories = [{"id": one.number, "name": one.name} for one in contents.found]
-    return json.dumps({"images": [image], "annotations": annotations, "categories": categories}).encode()
+    masks = [mask for one in contents.found for mask in object_masks(one.answer.result, one.name)]
+    document = coco_document([CocoImage(contents.size, masks, spacing=contents.spacing)])
+    return json.dumps(document).encode()
 
 
 FORMATS: Final[Mapping[str, Format]] = {
