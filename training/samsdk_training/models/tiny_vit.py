@@ -218,23 +218,23 @@ class TinyViTBlock(nn.Module):
         """Apply the block to [N, C, side, side]."""
         # Rows of channels as published: with maps in between, OpenVINO transposes half as much again, a tenth of the
         # encoder's time.
-        square = (self.side, self.side)
+        maps = (-1, self.dim, self.side, self.side)
         x = x.flatten(2).transpose(1, 2)  # [N, side * side, C]
         attended = self._attend(x)
         if self.adapters == "figure":
             attended = self._adapt(attended)
-        x = (x + attended).transpose(1, 2).unflatten(2, square)
+        x = (x + attended).transpose(1, 2).reshape(maps)
         x = self.local_conv(x).flatten(2).transpose(1, 2)
         beside = self._adapt(self.mlp.norm(x)) if self.adapters == "code" else None
         x = x + self.mlp(x)
         x = x if beside is None else x + beside
-        return x.transpose(1, 2).unflatten(2, square)
+        return x.transpose(1, 2).reshape(maps)
 
     def _attend(self, x: Tensor) -> Tensor:
         # Every size is a Python number and the batch is -1: a graph with a dynamic batch needs no shape arithmetic.
         side, tiles, window, dim = self.side, self.tiles, self.window, self.dim
         padded = tiles * window
-        x = x.unflatten(1, (side, side))
+        x = x.reshape(-1, side, side, dim)
         if padded > side:
             x = functional.pad(x, (0, 0, 0, padded - side, 0, padded - side))
         x = x.reshape(-1, tiles, window, tiles, window, dim).transpose(2, 3)
@@ -244,7 +244,7 @@ class TinyViTBlock(nn.Module):
 
     def _adapt(self, x: Tensor) -> Tensor:
         # The adapter works on maps, [N, side, side, C].
-        out: Tensor = self.Adapter(x.unflatten(1, (self.side, self.side)))
+        out: Tensor = self.Adapter(x.reshape(-1, self.side, self.side, self.dim))
         return out.flatten(1, 2)
 
 
