@@ -7,7 +7,7 @@ object is followed from there, `dice_extent` when its first and last slice are t
 the object is prompted with its own tight box. FOLDER holds the sets: FLAIR of mr_brats2015 (whole tumour), liver,
 spleen and kidneys of ct_totalseg (its labels are another model's: they show that an object is followed, not how well it
 is segmented), and ten volumes of mr_hippocampus. The default model was trained with slices of ct_totalseg.
-The settings were chosen on the volumes in `TUNED`. The JSON goes to benchmarks/results/, after each volume.
+The settings were chosen on the volumes in `TUNED`. A JSON a model goes to benchmarks/results/, after each volume.
 """
 
 import argparse
@@ -113,7 +113,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", action="append", help="student and lite-medsam when left out")
     args = parser.parse_args()
-    models: dict[str, Any] = {}
     for name in args.model or ["student", "lite-medsam"]:
         predictor = samsdk.load(name)
         predictor.warm_up()
@@ -121,15 +120,16 @@ def main() -> None:
         for case in cases(args.data):
             rows.append(measure(predictor, case))
             print(f"{name} {rows[-1]}", file=sys.stderr, flush=True)
-            models[name] = {
+            measured = {
                 "bundle": predictor.bundle.identity,
                 "provider": predictor.provider,
                 "zoom": predictor.zoom() is not None,
                 "means": summarise(rows),
                 "objects": rows,
             }
-            path = write_result("propagation", {"following": asdict(Following()), "tuned_on": TUNED, "models": models})
-    print(path)
+            rules = {"following": asdict(Following()), "tuned_on": TUNED}
+            path = write_result(f"propagation-{name}", {**rules, "models": {name: measured}})
+        print(path)
 
 
 if __name__ == "__main__":
