@@ -17,3 +17,13 @@ def test_each_set_has_a_line_and_several_have_a_mean() -> None:
         f"hip             {line}",
         f"mean over sets  {line}",
     ]
+
+
+def test_what_got_worse_is_said() -> None:
+    before, after = {"box": 0.7, "point1": 0.4, "point3": 0.69}, {"box": 0.73, "point1": 0.37, "point3": 0.64}
+    table = {
+        "sets": {"glands": {"images": 6, "before": before, "after": after}},
+        "mean": {"before": before, "after": after},
+    }
+    last = describe(table).splitlines()[-1]
+    assert last == "Worse than the base with point1, point3: keep the base for these, or label more images."

@@ -98,13 +98,17 @@ def write_before_after(before: Checkpoint, after: Checkpoint, images: Images, ru
 
 
 def describe(table: Mapping[str, Any]) -> str:
-    """What `compare` returns, for people: Dice of each set before and after, in one line."""
+    """What `compare` returns, for people: Dice of each set before and after, in one line; and what got worse."""
     rows = [*table["sets"].items(), *([("mean over sets", table["mean"])] if len(table["sets"]) > 1 else [])]
     width = max(len(name) for name, _ in rows)
     lines = [
         f"{name.ljust(width)}  " + "  ".join(f"{p} {row['before'][p]:.3f} -> {row['after'][p]:.3f}" for p in PROMPTS)
         for name, row in rows
     ]
+    before, after = table["mean"]["before"], table["mean"]["after"]
+    worse = [prompt for prompt in PROMPTS if after[prompt] < before[prompt]]
+    if worse:
+        lines.append(f"Worse than the base with {', '.join(worse)}: keep the base for these, or label more images.")
     return "\n".join(["Dice on held-back images, before and after:", *lines])
 
 
