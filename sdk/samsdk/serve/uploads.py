@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from samsdk.errors import ImageError
 from samsdk.intensity import to_uint8
+from samsdk.io.dicom import is_dicom
 from samsdk.io.dicom_headers import dicom_size, inflates_beyond
 from samsdk.io.dicom_spacing import Spacing
 from samsdk.io.headers import image_size
@@ -76,7 +77,8 @@ def check_size(data: bytes, limits: Limits) -> None:
     most = _BYTES_A_PIXEL * limits.pixels
     if inflates_beyond(data, most):
         raise Refused(413, "too_large", f"expected at most {most} bytes in a deflated file; send a part of it")
-    size = image_size(data) or dicom_size(data)
+    # As it will be read: a DICOM file may begin like a picture of another format.
+    size = dicom_size(data) if is_dicom(data) else image_size(data)
     if size is not None:
         _check_pixels(size[0] * size[1], limits)
 

@@ -113,6 +113,10 @@ def test_dicom_files_of_too_many_pixels_are_not_decoded(calling: Any, tmp_path: 
     image = pydicom.dcmread(CT)
     image.Rows = image.Columns = 60_000
     image.save_as(tmp_path / "large.dcm")
+    # Its first bytes, which mean nothing in DICOM, are those of a PNG of one pixel.
+    disguise = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()[:33]
+    large = (tmp_path / "large.dcm").read_bytes()
+    (tmp_path / "disguised.dcm").write_bytes(disguise + large[len(disguise) :])
     image = pydicom.dcmread(CT)
     image.PixelData = bytes(10**6)
     image.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
@@ -120,7 +124,7 @@ def test_dicom_files_of_too_many_pixels_are_not_decoded(calling: Any, tmp_path: 
     with calling(limits=Limits(pixels=128 * 128)) as api:
         session = f"/sessions/{api.upload(CT.read_bytes()).json()['id']}"
         api.ask(session, box=[30, 30, 90, 90])
-        for name in ("large", "deflated"):
+        for name in ("large", "disguised", "deflated"):
             data = (tmp_path / f"{name}.dcm").read_bytes()
             replies = (api.upload(data), api.post(f"{session}/dicom/report", content=data, headers=DICOM))
             assert [(one.status_code, one.json()["error"]) for one in replies] == [(413, "too_large")] * 2
