@@ -5,8 +5,11 @@ import os
 # Tests run in a process a core: more threads than that would wait for each other, in processes that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import importlib
 import shutil
-from collections.abc import Iterator
+import sys
+import types
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +35,38 @@ from samsdk_training.models.tiny_vit import TinyViTConfig
 SHARED_DATA = Path(os.environ.get("SAMSDK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 CLASSES = {"0": "background", "1": "liver", "2": "spleen", "3": "left kidney", "4": "aorta"}
+
+
+# What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch; none is used.
+_TORCHVISION = {
+    "torchvision": (),
+    "torchvision.ops": (),
+    "torchvision.ops.boxes": ("batched_nms", "box_area"),
+    "torchvision.transforms": (),
+    "torchvision.transforms.functional": ("resize", "to_pil_image"),
+}
+
+
+@pytest.fixture(scope="session")
+def published() -> Callable[[str], types.ModuleType]:
+    """Imports a module of segment-anything by its name; `sys.modules` is afterwards as it was before."""
+
+    def load(module: str) -> types.ModuleType:
+        before = dict(sys.modules)
+        try:
+            for name, members in _TORCHVISION.items():
+                stub = types.ModuleType(name)
+                for member in members:
+                    setattr(stub, member, None)
+                sys.modules[name] = stub
+            return importlib.import_module(module)
+        finally:
+            for name in list(sys.modules):
+                if name.partition(".")[0] in ("torchvision", "segment_anything"):
+                    del sys.modules[name]
+            sys.modules.update({k: v for k, v in before.items() if k not in sys.modules})
+
+    return load
 
 
 @pytest.fixture(autouse=True)

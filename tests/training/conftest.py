@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import math
-import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +13,6 @@ from torch import Tensor, nn
 
 from samsdk_training.models import SamConfig, TinyViTConfig
 from samsdk_training.models.sam_config import DecoderConfig
-
-# What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch; none is used.
-TORCHVISION = {
-    "torchvision": (),
-    "torchvision.ops": (),
-    "torchvision.ops.boxes": ("batched_nms", "box_area"),
-    "torchvision.transforms": (),
-    "torchvision.transforms.functional": ("resize", "to_pil_image"),
-}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,21 +25,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def segment_anything() -> types.ModuleType:
-    """The `modeling` package of segment-anything; `sys.modules` is afterwards as it was before."""
-    before = dict(sys.modules)
-    try:
-        for name, members in TORCHVISION.items():
-            stub = types.ModuleType(name)
-            for member in members:
-                setattr(stub, member, None)
-            sys.modules[name] = stub
-        return importlib.import_module("segment_anything.modeling")
-    finally:
-        for name in list(sys.modules):
-            if name.partition(".")[0] in ("torchvision", "segment_anything"):
-                del sys.modules[name]
-        sys.modules.update({k: v for k, v in before.items() if k not in sys.modules})
+def segment_anything(published: Callable[[str], types.ModuleType]) -> types.ModuleType:
+    """The `modeling` package of segment-anything."""
+    return published("segment_anything.modeling")
 
 
 @pytest.fixture(scope="session")

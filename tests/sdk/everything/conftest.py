@@ -1,8 +1,7 @@
 """The published code of everything mode, and images of which every object is known."""
 
-import importlib
-import sys
 import types
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -11,32 +10,11 @@ from numpy.typing import NDArray
 
 import samsdk
 
-# What segment_anything imports from torchvision, whose wheels do not work with a CPU build of torch; none is used.
-_TORCHVISION = {
-    "torchvision": (),
-    "torchvision.ops": (),
-    "torchvision.ops.boxes": ("batched_nms", "box_area"),
-    "torchvision.transforms": (),
-    "torchvision.transforms.functional": ("resize", "to_pil_image"),
-}
-
 
 @pytest.fixture(scope="session")
-def amg() -> types.ModuleType:
-    """The module `utils.amg` of segment-anything; `sys.modules` is afterwards as it was before."""
-    before = dict(sys.modules)
-    try:
-        for name, members in _TORCHVISION.items():
-            stub = types.ModuleType(name)
-            for member in members:
-                setattr(stub, member, None)
-            sys.modules[name] = stub
-        return importlib.import_module("segment_anything.utils.amg")
-    finally:
-        for name in list(sys.modules):
-            if name.partition(".")[0] in ("torchvision", "segment_anything"):
-                del sys.modules[name]
-        sys.modules.update({k: v for k, v in before.items() if k not in sys.modules})
+def amg(published: Callable[[str], types.ModuleType]) -> types.ModuleType:
+    """The module `utils.amg` of segment-anything."""
+    return published("segment_anything.utils.amg")
 
 
 @pytest.fixture(scope="session")
