@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from samsdk.command import DEVICES, Report, Subparsers, WrongCallError, add_command
+from samsdk.command import Report, Subparsers, WrongCallError, add_bundle_options, add_command, add_zoom_option
 
 _ENGINES: Final = ("local", "ray")
 # Failures that people see; the report has all of them.
@@ -26,14 +26,8 @@ def add_batch(commands: Subparsers) -> None:
     )
     what.add_argument("--auto", action="store_true", help="all files, with a bundle that needs no prompt")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the run")
-    parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
-    parser.add_argument("--device", default="auto", help=DEVICES)
-    parser.add_argument("--tier", help="exact (when left out), balanced or fast, as far as the bundle has them")
-    parser.add_argument(
-        "--zoom",
-        action=argparse.BooleanOptionalAction,
-        help="look a second time, at a window around the object; as the bundle recommends when left out",
-    )
+    add_bundle_options(parser)
+    add_zoom_option(parser)
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the cores; 1 if left out")
     parser.add_argument(
         "--format",

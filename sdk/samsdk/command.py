@@ -50,6 +50,32 @@ def add_command(commands: Subparsers, name: str, run: Command, text: str) -> arg
     return parser
 
 
+def add_bundle_options(parser: argparse.ArgumentParser) -> None:
+    """Add which bundle answers, and on what it runs."""
+    parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
+    add_engine_options(parser)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add on what bundles run, and how precisely."""
+    parser.add_argument("--device", default="auto", help=DEVICES)
+    parser.add_argument("--tier", help="exact (when left out), balanced or fast, as far as the bundle has them")
+
+
+def add_zoom_option(parser: argparse.ArgumentParser) -> None:
+    """Add whether small objects are looked at twice."""
+    parser.add_argument(
+        "--zoom",
+        action=argparse.BooleanOptionalAction,
+        help="look a second time, at a window around the object; as the bundle recommends when left out",
+    )
+
+
+def add_frame_option(parser: argparse.ArgumentParser) -> None:
+    """Add which image of a file of several is meant."""
+    parser.add_argument("--frame", type=int, metavar="N", help="frame of a DICOM file or page of a TIFF, from 0 on")
+
+
 def parse_numbers(text: str, counts: tuple[int, ...], form: str) -> list[float]:
     """Read an option's numbers.
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import samsdk
-from samsdk.command import DEVICES, Report, Subparsers, WrongCallError, add_command
+from samsdk.command import Report, Subparsers, WrongCallError, add_bundle_options, add_command, add_frame_option
 from samsdk.everything.generator import segment_everything
 from samsdk.everything.result import SUFFIXES
 from samsdk.everything.settings import EverythingSettings
@@ -16,7 +16,7 @@ def add_everything(commands: Subparsers) -> None:
     """Add the command `everything`."""
     parser = add_command(commands, "everything", _run_everything, "find and count all objects without a prompt")
     parser.add_argument("image", type=Path, help="image file, DICOM too")
-    parser.add_argument("--frame", type=int, metavar="N", help="frame of a DICOM file or page of a TIFF, from 0 on")
+    add_frame_option(parser)
     parser.add_argument(
         "--grid",
         type=int,
@@ -27,9 +27,7 @@ def add_everything(commands: Subparsers) -> None:
         "--layers", type=int, metavar="N", help="of closer tiles, 0 for none; as many as add detail when left out"
     )
     parser.add_argument("--smallest", type=int, metavar="PIXELS", help="objects of fewer pixels are left out")
-    parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
-    parser.add_argument("--device", default="auto", help=DEVICES)
-    parser.add_argument("--tier", help="exact (when left out), balanced or fast, as far as the bundle has them")
+    add_bundle_options(parser)
     parser.add_argument(
         "-o",
         "--output",

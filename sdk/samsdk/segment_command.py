@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Final
 
 import samsdk
-from samsdk.command import DEVICES, Report, Subparsers, WrongCallError, add_command, parse_numbers
+from samsdk.command import (
+    Report,
+    Subparsers,
+    WrongCallError,
+    add_bundle_options,
+    add_command,
+    add_frame_option,
+    add_zoom_option,
+    parse_numbers,
+)
 from samsdk.errors import PromptError
 from samsdk.io.images import read_image, write_png
 from samsdk.io.nifti import is_nifti
@@ -33,7 +42,7 @@ def add_segment(commands: Subparsers) -> None:
     """Add the command `segment`."""
     parser = add_command(commands, "segment", _run_segment, "segment what a prompt points at, or what a model knows")
     parser.add_argument("image", type=Path, help="image file, DICOM too, or volume: .nii.gz or .nii")
-    parser.add_argument("--frame", type=int, metavar="N", help="frame of a DICOM file or page of a TIFF, from 0 on")
+    add_frame_option(parser)
     parser.add_argument(
         "--point", type=_point, action="append", metavar="X,Y[,LABEL]", help="label 1 (default) or 0; repeatable"
     )
@@ -47,14 +56,8 @@ def add_segment(commands: Subparsers) -> None:
     )
     parser.add_argument("--box-mm", type=_box, metavar="X0,Y0,X1,Y1", help="as --box, in mm likewise")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="mask of the image's size, not zero is the object")
-    parser.add_argument("--model", metavar="BUNDLE", help="bundle or name; the default model when left out")
-    parser.add_argument("--device", default="auto", help=DEVICES)
-    parser.add_argument("--tier", help="exact (when left out), balanced or fast, as far as the bundle has them")
-    parser.add_argument(
-        "--zoom",
-        action=argparse.BooleanOptionalAction,
-        help="look a second time, at a window around the object; as the bundle recommends when left out",
-    )
+    add_bundle_options(parser)
+    add_zoom_option(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="mask or label map: .png (images), .npz, .nii.gz or .json"
     )

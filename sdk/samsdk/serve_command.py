@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import samsdk
-from samsdk.command import DEVICES, Report, Subparsers, WrongCallError, add_command
+from samsdk.command import Report, Subparsers, WrongCallError, add_command, add_engine_options
 from samsdk.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def add_serve(commands: Subparsers) -> None:
     parser.add_argument(
         "--model", action="append", metavar="BUNDLE", help="bundle or name; repeatable; the default model if left out"
     )
-    parser.add_argument("--device", default="auto", help=DEVICES)
-    parser.add_argument("--tier", help="exact (when left out), balanced or fast, as far as the bundle has them")
+    add_engine_options(parser)
     parser.add_argument("--threads", type=int, help="threads of one call on the CPU")
     parser.add_argument(
         "--host",
