@@ -25,8 +25,8 @@ def write_result(benchmark: str, numbers: dict[str, Any]) -> Path:
         The file. A former result of the same benchmark on the same kind of device is replaced; git keeps it.
     """
     environment = describe_environment()
-    device = re.sub(r"[^a-z0-9]+", "-", f"{environment['processor']} {environment['cores']} cores".lower()).strip("-")
-    path = FOLDER / f"{benchmark}-{device}.json"
+    device = f"{processor_name(environment)} {environment['cores']} cores"
+    path = FOLDER / f"{benchmark}-{re.sub('[^a-z0-9]+', '-', device.lower())}.json"
     about = {"benchmark": benchmark, "date": datetime.now(UTC).date().isoformat(), "commit": _commit()}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(
@@ -45,9 +45,15 @@ def machine(result: Mapping[str, Any]) -> str:
     """The machine and the libraries that a result was measured on."""
     environment = result["environment"]
     return (
-        f"{environment['processor']}, {environment['cores']} cores, {environment['system']}, Python "
+        f"{processor_name(environment)}, {environment['cores']} cores, {environment['system']}, Python "
         f"{environment['python']}, ONNX Runtime {environment['onnxruntime']}, {result['date']}"
     )
+
+
+def processor_name(environment: Mapping[str, Any]) -> str:
+    """Its name with its widest instructions, which results from before 2026-11-29 do not know."""
+    instructions = environment.get("instructions")
+    return f"{environment['processor']} ({instructions})" if instructions else str(environment["processor"])
 
 
 def _commit() -> str:

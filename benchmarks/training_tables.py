@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from results import read_results
+from results import processor_name, read_results
 
 # Measures in the order of their columns; the report's keys begin with `mean_`.
 MEASURES = {
@@ -122,7 +122,7 @@ def _minutes(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _trained(results: Sequence[Mapping[str, Any]]) -> str:
     first, dates = results[0], sorted({one["date"] for one in results})
-    trained, processor = first["trained"], first["environment"]["processor"]
+    trained, processor = first["trained"], processor_name(first["environment"])
     rules = next(iter(first["systems"].values()))["rules"]
     seeds = f", {len(results)} seeds: mean and range" if len(results) > 1 else ""
     return (
