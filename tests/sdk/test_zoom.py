@@ -31,8 +31,8 @@ PREPROCESSING = Preprocessing(64)
         pytest.param((100, 100, 102, 101), SIZE, Zoom(smallest=10), (96, 96, 106, 106), id="another smallest"),
         pytest.param((10, 100, 20, 160), (400, 50), Zoom(), (0, 70, 50, 190), id="narrower than the window"),
         pytest.param((100, 10, 160, 20), (30, 400), Zoom(), (70, 0, 190, 30), id="lower than the window"),
-        pytest.param((100, 100, 249, 120), SIZE, Zoom(), (26, 0, 324, 298), id="just worthwhile"),
-        pytest.param((100, 100, 250, 120), SIZE, Zoom(), None, id="not worthwhile"),
+        pytest.param((100, 100, 199, 120), SIZE, Zoom(), (50, 11, 248, 209), id="just worthwhile"),
+        pytest.param((100, 100, 200, 120), SIZE, Zoom(), None, id="not worthwhile"),
         pytest.param((5, 5, 6, 6), (60, 60), Zoom(), None, id="small image"),
     ],
 )

@@ -322,6 +322,35 @@ def test_a_run_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     assert next(scores) == 0.9
 
 
+def test_what_a_run_starts_from_stays_the_best_if_nothing_beats_it(tmp_path: Path) -> None:
+    changes = {"steps": 4, "validate_every": 2, "save_every": 4, "ema_decay": 0.5, "validate_start": True}
+    model, scores, saved = Net(), iter([0.7, 0.6, 0.5]), []
+    start = model.head.weight.detach().clone()
+
+    def save_best(best: Net, folder: Path) -> None:
+        saved.append(best.head.weight.detach().clone())
+
+    train(tmp_path, model, changes, validate=lambda _: {"dice": next(scores)}, save_best=save_best)
+    state = json.loads((tmp_path / "state" / "state.json").read_text())
+    assert (state["step"], state["best_step"], state["best_score"]) == (4, 0, 0.7)
+    assert len(saved) == 1
+    assert torch.equal(saved[0], start)
+    assert not torch.equal(model.head.weight, start)
+    assert [line["step"] for line in lines(tmp_path) if "validation" in line] == [0, 2, 4]
+
+
+def test_a_run_that_was_stopped_before_its_first_state_validates_its_start_once(tmp_path: Path) -> None:
+    changes = {"steps": 3, "validate_every": 3, "save_every": 3, "validate_start": True}
+
+    def stop(number: int) -> dict[str, Tensor]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, changes=changes, batch_of=stop)
+    train(tmp_path, changes=changes)
+    assert [line["step"] for line in lines(tmp_path) if "validation" in line] == [0, 3]
+
+
 def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
     def second(number: int) -> dict[str, Tensor]:
         with pytest.raises(TrainingError, match="is in use by another process"):
@@ -539,6 +568,7 @@ def test_configuration_survives_json() -> None:
         ("decay_power", 0),
         ("rate_factors", (("head.*", 0.0),)),
         ("patience", 0),
+        ("validate_start", None),
     ],
 )
 def test_a_configuration_that_is_not_valid_says_why(field: str, value: Any) -> None:

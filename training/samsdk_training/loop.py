@@ -60,7 +60,7 @@ def fit(
         progress: whether a terminal shows a progress bar on stderr.
 
     Returns:
-        `step`, `best_score` and `best_step`.
+        `step`, `best_score` and `best_step`, which is 0 where nothing beat what the run started from.
 
     Raises:
         TrainingError: nothing can be trained, a loss or gradient is not finite, the score is missing, or the run
@@ -72,6 +72,8 @@ def fit(
     with folder.held() if placement.main else nullcontext():
         trainer.resume({"format": 1, "loop": config.to_dict(), "score": score, "recipe": dict(recipe or {})})
         reached = trainer.state.progress
+        if config.validate_start and reached.step == 0:
+            trainer.validate_state()
         with _progress_bar(config.steps, reached.step, progress and placement.main) as show:
             while reached.step < config.steps and not trainer.out_of_patience:
                 show(trainer.advance()["loss"])
@@ -127,11 +129,13 @@ class _Trainer(Generic[Batch]):
         if self.placement.main:
             self.folder.open(content)
         self.placement.wait()
+        done = -1
         if self.folder.state.exists():
             self.state.load(self.folder.state)
-            logger.info("resuming %s at step %d", self.folder.path, self.state.progress.step)
+            done = self.state.progress.step
+            logger.info("resuming %s at step %d", self.folder.path, done)
         if self.placement.main:
-            self.folder.truncate(self.state.progress.step)
+            self.folder.truncate(done)
 
     def advance(self) -> dict[str, float]:
         started, progress, config = time.perf_counter(), self.state.progress, self.config
@@ -144,7 +148,7 @@ class _Trainer(Generic[Batch]):
         self._log(step, lr=rate, gradient_norm=norm, losses=losses, seconds=time.perf_counter() - started)
         last = step == config.steps
         if last or step % config.validate_every == 0:
-            self._validate()
+            self.validate_state()
         last = last or self.out_of_patience
         if last or step % config.save_every == 0:
             if self.placement.main:
@@ -193,7 +197,8 @@ class _Trainer(Generic[Batch]):
             self._stopped(f"the losses of step {step} are not finite: {values}; its batch is in {kept}")
         )
 
-    def _validate(self) -> None:
+    def validate_state(self) -> None:
+        """Score what the run has reached, and save it if nothing was better."""
         started, average, progress = time.perf_counter(), self.state.average, self.state.progress
         self.model.eval()
         with average.applied() if average else nullcontext():

@@ -15,6 +15,11 @@ _REALS: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("ema_decay", lambda value: 0 <= value < 1, "None or a number from 0, below 1"),
     ("decay_power", lambda value: value > 0, "a number above 0"),
 )
+_CHOICES: Mapping[str, tuple[object, object]] = {
+    "decay": ("cosine", "power"),
+    "precision": ("float32", "bfloat16"),
+    "validate_start": (False, True),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class LoopConfig:
         rate_factors: pairs of a pattern of parameter names, as `mask_decoder.*`, and what the rate of those parameters
             is multiplied by; the first pattern that fits counts.
         patience: validations in a row without a better score after which a run ends; None goes on to the last step.
+        validate_start: whether what the run starts from is validated, too, and stays the best if nothing beats it.
     """
 
     steps: int
@@ -62,6 +68,7 @@ class LoopConfig:
     decay_power: float = 0.9
     rate_factors: tuple[tuple[str, float], ...] = ()
     patience: int | None = None
+    validate_start: bool = False
 
     def __post_init__(self) -> None:
         problems = [f"{name}: expected {expected}, got {got!r}" for name, expected, got in self._problems()]
@@ -86,13 +93,12 @@ class LoopConfig:
             got = getattr(self, name)
             if got is not None and (type(got) is not int or (type(least) is int and got < least)):
                 yield name, f"None or a whole number of at least {words}", got
-        if self.decay not in ("cosine", "power"):
-            yield "decay", "'cosine' or 'power'", self.decay
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                yield name, " or ".join(map(repr, choices)), getattr(self, name)
         factors: Any = self.rate_factors
         if not isinstance(factors, tuple) or not all(_is_factor(pair) for pair in factors):
             yield "rate_factors", "pairs of a pattern and a number above 0", factors
-        if self.precision not in ("float32", "bfloat16"):
-            yield "precision", "'float32' or 'bfloat16'", self.precision
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""

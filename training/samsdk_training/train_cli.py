@@ -91,6 +91,10 @@ def _run(args: argparse.Namespace) -> Report:
         from samsdk_training.recipes.before_after import describe
 
         lines.insert(0, describe(result["before_after"]))
+    if result.get("best_step") == 0:
+        lines.insert(
+            0, "nothing that was learned was better on held-back images: the best checkpoint is the base itself"
+        )
     return Report({"run": str(args.output), **result}, "\n".join(lines))
 
 

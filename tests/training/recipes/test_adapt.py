@@ -158,6 +158,17 @@ def test_a_run_ends_when_nothing_gets_better(halos: Path, base: Base, tmp_path: 
     assert row["after"] == pytest.approx(row["before"], abs=1e-6)
 
 
+def test_a_run_that_learns_nothing_better_ends_with_the_base(halos: Path, base: Base, tmp_path: Path) -> None:
+    # At this rate no mask changes, and as good is not better.
+    loop = LoopConfig(steps=2, learning_rate=1e-12, validate_every=1, save_every=1, validate_start=True)
+    result = train(short(1, loop=loop), base, [halos], tmp_path / "run")
+    assert result["best_step"] == 0
+    best = load_checkpoint(tmp_path / "run" / "best").state
+    assert all(torch.equal(tensor, best[key]) for key, tensor in base.checkpoint.state.items())
+    row = result["before_after"]["mean"]  # type: ignore[index]
+    assert row["after"] == row["before"]
+
+
 @pytest.mark.parametrize(("share", "encoder_share"), [(0.25, 0.0), (1.0, 0.5)])
 def test_a_blend_lies_between_base_and_what_was_learned(
     base: Base, share: float, encoder_share: float, tmp_path: Path

@@ -47,6 +47,7 @@ def _minutes() -> LoopConfig:
         validate_every=40,
         save_every=40,
         patience=3,
+        validate_start=True,
     )
 
 
