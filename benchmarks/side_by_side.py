@@ -55,23 +55,22 @@ class Plan:
     Attributes:
         turns: that are counted.
         starts: cold starts of each system.
-        stream: images one after the other.
-        requests: of eight clients together.
-        accuracy: images of each labelled set, and objects of each image.
-        slow_too: whether systems that need many seconds a turn do all that the others do; else they encode, answer
-            prompts and are clicked on, without other sizes, streams and clients.
+        stream: images one after the other, as many of them as a system sees in a while.
+        requests: of eight clients together, likewise.
+        sets: that Dice is measured on, spread over all that there are.
+        accuracy: images of each of these sets, and objects of each image.
     """
 
     turns: int
     starts: int
     stream: int
     requests: int
+    sets: int
     accuracy: tuple[int, int]
-    slow_too: bool
 
 
-SHORT: Final = Plan(turns=5, starts=1, stream=8, requests=16, accuracy=(1, 2), slow_too=False)
-FULL: Final = Plan(turns=15, starts=3, stream=200, requests=100, accuracy=(3, 3), slow_too=True)
+SHORT: Final = Plan(turns=3, starts=1, stream=8, requests=8, sets=6, accuracy=(1, 2))
+FULL: Final = Plan(turns=8, starts=3, stream=200, requests=100, sets=100, accuracy=(1, 3))
 
 
 def own_systems(bundles: Mapping[str, str]) -> tuple[list[System], dict[str, str]]:
@@ -178,18 +177,18 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
     run.each("summing up", lambda runner: runner.finish_turns(peaks))
     run.each("click session", lambda runner: runner.session(first.image, click_session(size)))
     run.each("memory", lambda runner: runner.memory("peak_memory_mb"))
-    run.each("sizes", lambda runner: runner.sizes(sized), slow_too=plan.slow_too)
-    run.each("stream", lambda runner: runner.stream(streamed), slow_too=plan.slow_too)
-    run.each("clients", lambda runner: runner.clients(first, plan.requests), slow_too=plan.slow_too)
+    run.each("sizes", lambda runner: runner.sizes(sized), slow_too=False)
+    run.each("stream", lambda runner: runner.stream(streamed), slow_too=False)
+    run.each("clients", lambda runner: runner.clients(first, plan.requests), slow_too=False)
     run.each("memory", lambda runner: runner.memory("all_peak_memory_mb"))
     if data is not None:
-        run.each("accuracy", lambda runner: _add_accuracy(runner, data, plan.accuracy))
+        run.each("accuracy", lambda runner: _add_accuracy(runner, data, plan))
 
 
-def _add_accuracy(runner: Runner, data: Path, share: tuple[int, int]) -> None:
+def _add_accuracy(runner: Runner, data: Path, plan: Plan) -> None:
     # Of random weights there is nothing to say, nor of a model that finds what it knows, whatever the prompt is about.
     if runner.row["weights"] != "random" and runner.row.get("task", PROMPTABLE) == PROMPTABLE:
-        runner.row["accuracy"] = measure_accuracy(runner.ask, data, *share)
+        runner.row["accuracy"] = measure_accuracy(runner.ask, data, plan.sets, *plan.accuracy)
 
 
 def keep_on_disk(path: Path, image: Image) -> Asked:
