@@ -1,13 +1,13 @@
 """The default model and LiteMedSAM under simulated users, on sets and lists that neither saw in training.
 
-    python benchmarks/evaluation.py --data FOLDER
+    python benchmarks/evaluation.py --data FOLDER [--only student,lite_medsam]
 
 Three groups. `validation`: `val.txt` of the sets whose training lists taught the default model; its best weights were
 picked by the Dice on the first 4 images and 4 objects of each. `held_back`: the last third of two lists whose first two
 thirds taught it. `never_trained`: sets that may not teach weights that are given away; of volumes, the axial slice with
 the most labelled pixels. First 12 images of each (25 and 24 of the two held back), up to 8 objects of at least 30
 pixels an image. Systems: the default model with its zoom and without, and LiteMedSAM. The JSON goes to
-benchmarks/results/.
+benchmarks/results/; with --only, the other systems are kept as the last result has them, and say from when they are.
 """
 
 import argparse
@@ -21,12 +21,18 @@ from typing import Any
 import numpy as np
 
 import samsdk
-from results import write_result
+from results import read_results, write_result
 from samsdk.zoom import Zoom
 from samsdk_training.data import part_of_list, read_set
 from samsdk_training.evaluation import ObjectScores, calibration, evaluate_images, summarise
 from samsdk_training.slices import write_slices
 
+# The model's name, and whether it is asked with zoom.
+SYSTEMS = {
+    "student": ("student", True),
+    "student_without_zoom": ("student", False),
+    "lite_medsam": ("lite-medsam", False),
+}
 IMAGES = 12
 HELD_BACK = {"us_hc18": 25, "nuclei_dsb2018": 24}
 NEVER_TRAINED = {
@@ -88,6 +94,13 @@ def system(name: str, model: str, zoom: bool, sets: dict[str, dict[str, Source]]
     return answer
 
 
+def last_systems() -> dict[str, dict[str, Any]]:
+    """The systems of the last result; each says from when it is."""
+    last = max(read_results("evaluation"), key=lambda result: result["date"])
+    since = {"date": last["date"], "commit": last["commit"]}
+    return {name: {"since": since, **row} for name, row in last["systems"].items()}
+
+
 def _means(rows: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for prompt in next(iter(rows.values()))["dice"]:
         yield prompt, float(np.mean([row["dice"][prompt] for row in rows.values()]))
@@ -97,14 +110,15 @@ def main() -> None:
     """Evaluate the systems and keep what they scored."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
+    parser.add_argument("--only", metavar="NAME,NAME", help=f"of {', '.join(SYSTEMS)}")
+    args = parser.parse_args()
+    wanted = args.only.split(",") if args.only else list(SYSTEMS)
+    if unknown := set(wanted) - set(SYSTEMS):
+        parser.error(f"expected systems of {', '.join(SYSTEMS)}, got {', '.join(sorted(unknown))}")
+    systems = {} if args.only is None else last_systems()
     with tempfile.TemporaryDirectory() as scratch:
-        sets = groups(data, Path(scratch))
-        systems = {
-            "student": system("student", "student", True, sets),
-            "student_without_zoom": system("student_without_zoom", "student", False, sets),
-            "lite_medsam": system("lite_medsam", "lite-medsam", False, sets),
-        }
+        sets = groups(args.data, Path(scratch))
+        systems |= {name: system(name, *SYSTEMS[name], sets) for name in wanted}
     rules = {"images": IMAGES, "held_back_images": HELD_BACK, "objects_per_image": 8, "smallest_object": 30}
     print(write_result("evaluation", {"rules": rules, "systems": systems}))
 

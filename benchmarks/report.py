@@ -55,9 +55,15 @@ def summary_table(result: Mapping[str, Any]) -> str:
     counts = [len(result["systems"]["student"][group]["sets"]) for group in GROUPS]
     note = (
         f"Means over {counts[0]}, {counts[1]} and {counts[2]} sets; each set, what it holds and how it was prompted: "
-        f"[docs/accuracy.md](docs/accuracy.md). {machine(result)}."
+        f"[docs/accuracy.md](docs/accuracy.md). {machine(result)}{_kept(result)}."
     )
     return "\n".join([*rows, "", note])
+
+
+def _kept(result: Mapping[str, Any]) -> str:
+    """Which systems an evaluation kept from a former one, and of when that is."""
+    kept = [f"{SYSTEMS[name]} {row['since']['date']}" for name, row in result["systems"].items() if "since" in row]
+    return f" ({', '.join(kept)})" if kept else ""
 
 
 def set_tables(result: Mapping[str, Any]) -> str:
@@ -79,7 +85,7 @@ def set_tables(result: Mapping[str, Any]) -> str:
     rows += [f"| {row['predicted']:.2f} | {row['actual']:.2f} | {row['count']} |" for row in curve["curve"]]
     rows += ["", f"Expected calibration error {curve['error']:.3f}; mean absolute error of one answer "]
     rows[-1] += f"{curve['mean_absolute_error']:.3f}."
-    return "\n\n".join([*parts, "\n".join(rows), machine(result) + "."])
+    return "\n\n".join([*parts, "\n".join(rows), f"{machine(result)}{_kept(result)}."])
 
 
 def accuracy_table(result: Mapping[str, Any]) -> str:
