@@ -1,7 +1,7 @@
 """Labelled images on disk, one after the other: the same objects whatever the files are (see `set_folder`)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import cv2
@@ -17,6 +17,7 @@ __all__ = [
     "DataError",
     "LabelledImage",
     "labelled_images",
+    "number_classes",
     "part_of_list",
     "read_ids",
     "read_set",
@@ -87,6 +88,17 @@ def tight_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def number_classes(names: Mapping[int, str], highest: int) -> dict[str, str]:
+    """All classes of some labels by their number as text, `0` the background.
+
+    Args:
+        names: those that have a name, see `SetFolder.class_names`; the others are `class N`.
+        highest: the highest label; higher ones that have a name count, too.
+    """
+    count = max(highest, *names) if names else highest
+    return {"0": "background", **{str(one): names.get(one, f"class {one}") for one in range(1, count + 1)}}
 
 
 def read_ids(folder: str | os.PathLike[str], list_name: str = LISTS[0]) -> list[str]:

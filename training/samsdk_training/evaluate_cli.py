@@ -4,106 +4,46 @@ A bundle needs the runtime alone, so that devices can be measured; a checkpoint 
 """
 
 import argparse
-import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from samsdk.command import Report, WrongCallError, add_command
 from samsdk.manifest import AUTO, PROMPTABLE, SEMANTIC, VOLUME
 from samsdk.zoom import Zoom
-from samsdk_training.data import LISTS, DataError, part_of_list, read_set
+from samsdk_training.data import DataError, LabelledImage, number_classes, part_of_list, read_set
+from samsdk_training.evaluate_arguments import add_arguments
 from samsdk_training.evaluation import (
-    BOX,
+    NO_PROMPT,
     PROMPTS,
     Measures,
+    PassPerClass,
     Segmenter,
     VolumeSegmenter,
     class_cases,
     evaluate_images,
     foreground_cases,
-    point_count,
     volume_cases,
 )
+from samsdk_training.evaluation.cases import FOREGROUND, CaseScores
 from samsdk_training.evaluation.model import EvaluatedModel, is_checkpoint, open_bundle, open_checkpoint
 from samsdk_training.evaluation.objects import SMALLEST
-from samsdk_training.evaluation.report import NO_PROMPT, report_sets, table, write_rows
+from samsdk_training.evaluation.report import report_sets, table, write_rows
 from samsdk_training.evaluation.summary import Scores
 from samsdk_training.metrics.empty import EmptyPolicy
 from samsdk_training.metrics.intervals import LEVEL, RESAMPLES
 from samsdk_training.set_arguments import find_sets
 from samsdk_training.set_folder import SetFolder
 
-_TRANSUNET: Final = "transunet"
-
 
 def add_evaluate(commands: Any) -> None:
     """Add the command `evaluate`."""
     text = "measure a model on labelled images: with simulated users, or the classes that it finds by itself"
     parser = add_command(commands, "evaluate", _run, text)
-    parser.add_argument("model", help="bundle or name, or a checkpoint's folder")
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="a set (images/, masks/, a list), or a folder of sets"
-    )
-    parser.add_argument(
-        "--prompts",
-        type=_prompts,
-        metavar="WORD,WORD",
-        help=f"box, pointN for N clicks, none; {','.join(PROMPTS)}, or none for a model that takes no prompt",
-    )
-    parser.add_argument("--list", default="val.txt", choices=LISTS, help="the list of ids in each set (val.txt)")
-    parser.add_argument(
-        "--share", type=_share, default=(0.0, 1.0), metavar="FROM,TO", help="only this part of each list (0,1)"
-    )
-    parser.add_argument(
-        "--images",
-        type=_count,
-        metavar="N",
-        help="only the first N images or slices of each list; without prompts: images or volumes",
-    )
-    parser.add_argument(
-        "--union",
-        action="store_true",
-        help="all labels are one class, as `union` in a recipe; of a model that names classes",
-    )
-    parser.add_argument("--objects", type=_count, default=8, metavar="N", help="at most N objects an image (8)")
-    parser.add_argument("--zoom", action=argparse.BooleanOptionalAction, help="as in samsdk segment")
-    parser.add_argument("--device", help="auto (when left out), cpu, cuda, openvino or tensorrt; of a bundle")
-    parser.add_argument("--tier", help="exact (when left out), balanced or fast; of a bundle")
-    _add_measures(parser)
-    parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="write one row an object and prompt, or case and class"
-    )
-
-
-def _add_measures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--nsd", type=_tolerance, metavar="MM", help="measure the normalised surface Dice at this tolerance, too"
-    )
-    parser.add_argument(
-        "--hd95", choices=("medpy", "deepmind"), help="measure the 95 %% Hausdorff distance by this convention, too"
-    )
-    parser.add_argument(
-        "--spacing",
-        type=_spacing,
-        metavar="MM,MM[,MM]",
-        help="size of a pixel, down and across, of volumes with the distance of planes first; as the files say when "
-        "left out; 1,1 measures in pixels",
-    )
-    parser.add_argument(
-        "--empty",
-        choices=("undefined", "perfect"),
-        help="what is worth a mask that is empty in the reference and in the answer: nothing, and means leave it out "
-        "(when left out), or full marks",
-    )
-    parser.add_argument(
-        "--protocol",
-        choices=(_TRANSUNET,),
-        help="Dice and HD95 of a semantic model's volumes by the rules of TransUNet's tables, for comparison alone",
-    )
+    add_arguments(parser)
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -112,15 +52,18 @@ def _run(args: argparse.Namespace) -> Report:
     The report's data, each key always there unless it says otherwise:
 
     - `bundle`: the bundle's identity, or null; `checkpoint`: the SHA-256 of the checkpoint's tensors, or null.
-    - `task` of the model; `tier` of the bundle, or null; `prompts`: their names; `zoom`: `context` and `smallest`, or
-      null.
-    - `rules`: `list`, `share`, `images`, `objects`, `union`, `smallest_object` (pixels); `nsd` (tolerance, mm), `hd95`
-      (convention), `spacing` and `protocol`, null where left out; `empty`: what a measure is worth where `both` masks
-      are empty, and what a distance where `one` is (`metrics.empty.EmptyPolicy`), null under the transunet protocol,
-      which has its own; `splitting` of the foreground into objects, or null; `interval`: its `level` and `resamples`.
+    - `task` of the model; `tier` of the bundle, or null; `prompts`: the names of those that it was asked with;
+      `skipped`: why not with others that were wanted, by their names, only where there are any; `zoom`: `context` and
+      `smallest`, or null.
+    - `rules`: `list`, `share`, `images`, `objects`, `union`, `by_class`, `smallest_object` (pixels); `nsd` (tolerance,
+      mm), `hd95` (convention), `spacing` and `protocol`, null where left out; `empty`: what a measure is worth where
+      `both` masks are empty, and what a distance where `one` is (`metrics.empty.EmptyPolicy`), null under the transunet
+      protocol, which has its own; `splitting` of the foreground into objects, or null; `interval`: its `level` and
+      `resamples`.
     - `sets`, `mean_dice`, `mean_iou` and so on, `intervals`: see `report_sets`. Numbers stand by prompt; by class and
-      for the mean over classes of a semantic model; for `foreground` of a model that finds it by itself. Under the
-      transunet protocol there is no IoU. `calibration`, in each of `sets`, only with prompts.
+      for the mean over classes of a semantic model; for `foreground` of a model that finds it by itself: of both for
+      the first of `prompts`, and `further` has the same of the others, only where there are any. Under the transunet
+      protocol there is no IoU. `calibration`, in each of `sets`, only where objects were asked for.
     """
     measures = _measures(args)
     folders = find_sets(args.data, args.list)
@@ -128,11 +71,11 @@ def _run(args: argparse.Namespace) -> Report:
         # Said before hours of work, not after.
         raise WrongCallError(f"cannot write {str(args.csv)!r}: there is no such folder")
     model = _open(args)
-    plan = _Plan(_checked_prompts(model, args), _checked_zoom(model, args.zoom), measures)
-    if args.union and model.task not in (SEMANTIC, VOLUME):
-        raise WrongCallError(f"--union is for models that name classes, {args.model} is {model.task}")
-    if measures.transunet and model.task not in (SEMANTIC, VOLUME):
-        raise WrongCallError(f"--protocol transunet is for models that name classes, {args.model} is {model.task}")
+    _check_call(model, args)
+    prompts, skipped = _chosen_prompts(model, args)
+    for word, reason in skipped.items():
+        sys.stderr.write(f"not asked with {word}: {reason}\n")
+    plan = _Plan(prompts, None if args.by_class else _wanted_zoom(model, args.zoom), measures)
     scores: dict[str, Scores] = {}
     for folder in folders:
         sys.stderr.write(f"evaluating {folder.name}\n")
@@ -140,12 +83,14 @@ def _run(args: argparse.Namespace) -> Report:
         if found:
             scores[folder.name] = found
     if not scores:
-        what = "image" if plan.prompts == (NO_PROMPT,) else f"object of at least {SMALLEST} pixels"
+        what = f"object of at least {SMALLEST} pixels" if _asks_objects(model, args) else "image"
         raise DataError(f"no {what} in {args.data}")
     if args.csv is not None:
         write_rows(args.csv, scores)
-    data = {**_about(model, plan, args), **report_sets(scores)}
-    return Report(data, table(data))
+    about = _about(model, plan, args)
+    data = {**about, **({"skipped": skipped} if skipped else {}), **report_sets(scores)}
+    left_out = "".join(f"\nnot asked with {word}: {reason}" for word, reason in skipped.items())
+    return Report(data, table(data) + (f"\n{left_out}" if left_out else ""))
 
 
 @dataclass(frozen=True)
@@ -169,14 +114,10 @@ def _score(model: EvaluatedModel, folder: Path, args: argparse.Namespace, plan: 
     images = read_set(folder, args.list, part)
     if args.union:
         images = (one.united() for one in images)
-    if model.task == SEMANTIC:
-        if not args.union:
-            _check_names(folder, model.classes)
-        cases = class_cases(predictor, images, model.classes, measures=plan.measures)
-        return list(islice(cases, args.images))
-    if plan.prompts == (NO_PROMPT,):
-        cases = foreground_cases(predictor, images, splitting=model.splitting, measures=plan.measures)
-        return list(islice(cases, args.images))
+    if not _asks_objects(model, args):
+        # Of each case there is one score a prompt.
+        most = args.images and args.images * len(plan.prompts)
+        return list(islice(_cases(model, folder, images, args, plan), most))
     return list(
         evaluate_images(
             predictor,
@@ -190,6 +131,38 @@ def _score(model: EvaluatedModel, folder: Path, args: argparse.Namespace, plan: 
     )
 
 
+def _asks_objects(model: EvaluatedModel, args: argparse.Namespace) -> bool:
+    return model.task == PROMPTABLE and not args.by_class
+
+
+def _cases(
+    model: EvaluatedModel, folder: Path, images: Iterable[LabelledImage], args: argparse.Namespace, plan: _Plan
+) -> Iterator[CaseScores]:
+    """The scores of a model that answers for whole images, or is asked for each class of them."""
+    predictor = cast(Segmenter, model.predictor)
+    if model.task == AUTO:
+        return foreground_cases(
+            predictor, images, prompts=plan.prompts, splitting=model.splitting, measures=plan.measures
+        )
+    if model.task == SEMANTIC:
+        if not args.union:
+            _check_names(folder, model.classes)
+        return class_cases(predictor, images, model.classes, prompts=plan.prompts, measures=plan.measures)
+    classes = {"0": "background", "1": FOREGROUND} if args.union else _set_classes(folder, args.list)
+    asked = PassPerClass(predictor, classes)
+    return class_cases(asked, images, classes, prompts=plan.prompts, measures=plan.measures)
+
+
+def _set_classes(folder: Path, list_name: str) -> dict[str, str]:
+    """The classes of a set, which a promptable model does not know: those that it names, else those that it shows."""
+    names = SetFolder(folder).class_names()
+    highest = 0 if names else max((int(one.label.max()) for one in read_set(folder, list_name)), default=0)
+    classes = number_classes(names, highest)
+    if len(classes) < 2:
+        raise DataError(f"{folder} has no class to ask for: nothing in its {list_name} is labelled")
+    return classes
+
+
 def _open(args: argparse.Namespace) -> EvaluatedModel:
     if not is_checkpoint(args.model):
         return open_bundle(args.model, device=args.device or "auto", tier=args.tier)
@@ -201,21 +174,33 @@ def _open(args: argparse.Namespace) -> EvaluatedModel:
     return open_checkpoint(args.model)
 
 
-def _checked_prompts(model: EvaluatedModel, args: argparse.Namespace) -> tuple[str, ...]:
-    if model.task != PROMPTABLE:
-        if args.prompts not in (None, (NO_PROMPT,)):
-            raise WrongCallError(f"{args.model} is {model.task} and takes no prompt: leave --prompts out, or say none")
-        return (NO_PROMPT,)
-    if args.prompts is None:
-        return tuple(word for word in PROMPTS if ("box" if word == BOX else "points") in model.kinds)
-    if NO_PROMPT in args.prompts:
-        raise WrongCallError(f"{args.model} answers to prompts ({', '.join(model.kinds)}): none is nothing to ask it")
-    return tuple(args.prompts)
+def _check_call(model: EvaluatedModel, args: argparse.Namespace) -> None:
+    """Refuse options that are not for this model."""
+    names_classes = model.task in (SEMANTIC, VOLUME) or args.by_class
+    if args.by_class and model.task != PROMPTABLE:
+        raise WrongCallError(f"--by-class is for promptable models, {args.model} is {model.task}")
+    if args.union and not names_classes:
+        raise WrongCallError(f"--union is for models that name classes, {args.model} is {model.task}")
+    if args.protocol is not None and not names_classes:
+        raise WrongCallError(f"--protocol transunet is for models that name classes, {args.model} is {model.task}")
+    if args.zoom and not _asks_objects(model, args):
+        raise WrongCallError("the answer is of the whole image, there is nothing to look closer at: leave --zoom out")
 
 
-def _checked_zoom(model: EvaluatedModel, wanted: bool | None) -> Zoom | None:
-    if model.task != PROMPTABLE and wanted:
-        raise WrongCallError("without a prompt there is nothing to look closer at: leave --zoom out")
+def _chosen_prompts(model: EvaluatedModel, args: argparse.Namespace) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The prompts that a model is asked with, `none` first, and of the others that were wanted why it is not."""
+    if args.prompts is None and model.task != PROMPTABLE:
+        return (NO_PROMPT,), {}
+    refusals = {word: model.refusal(word, by_class=args.by_class) for word in args.prompts or PROMPTS}
+    chosen = sorted((word for word, reason in refusals.items() if reason is None), key=lambda word: word != NO_PROMPT)
+    skipped = {word: reason for word, reason in refusals.items() if reason is not None}
+    if not chosen:
+        reasons = "; ".join(f"{word}: {reason}" for word, reason in skipped.items())
+        raise WrongCallError(f"nothing is left to ask {args.model} with: {reasons}")
+    return tuple(chosen), skipped if args.prompts else {}
+
+
+def _wanted_zoom(model: EvaluatedModel, wanted: bool | None) -> Zoom | None:
     if wanted is None:
         return model.advice
     return (model.advice or Zoom()) if wanted else None
@@ -257,6 +242,7 @@ def _about(model: EvaluatedModel, plan: _Plan, args: argparse.Namespace) -> dict
             "images": args.images,
             "objects": args.objects,
             "union": args.union,
+            "by_class": args.by_class,
             "smallest_object": SMALLEST,
             "nsd": args.nsd,
             "hd95": args.hd95,
@@ -267,52 +253,3 @@ def _about(model: EvaluatedModel, plan: _Plan, args: argparse.Namespace) -> dict
             "interval": {"level": LEVEL, "resamples": RESAMPLES},
         },
     }
-
-
-def _prompts(text: str) -> tuple[str, ...]:
-    words = tuple(dict.fromkeys(text.split(",")))
-    for word in words:
-        if word != NO_PROMPT:
-            try:
-                point_count(word)
-            except ValueError:
-                raise argparse.ArgumentTypeError(
-                    f"unknown prompt {word!r}, expected box, point1 to point99, or none"
-                ) from None
-    if NO_PROMPT in words and len(words) > 1:
-        raise argparse.ArgumentTypeError(f"none goes with no other prompt, got {text!r}")
-    return words
-
-
-def _share(text: str) -> tuple[float, float]:
-    try:
-        first, last = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected FROM,TO as 0.667,1; got {text!r}") from None
-    return first, last
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"expected a tolerance in mm, from 0 on, got {text!r}")
-    return value
-
-
-def _spacing(text: str) -> tuple[float, ...]:
-    try:
-        sizes = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if len(sizes) not in (2, 3) or not all(math.isfinite(size) and size > 0 for size in sizes):
-        raise argparse.ArgumentTypeError(f"expected two or three sizes above 0, as 0.7,0.7; got {text!r}")
-    return sizes

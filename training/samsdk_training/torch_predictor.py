@@ -13,6 +13,7 @@ from torch import Tensor
 from samsdk.answers import wanted_masks
 from samsdk.auto import AutoPrompts, answer_alone, empty_result
 from samsdk.embedding import Embedding
+from samsdk.errors import PromptError
 from samsdk.io.images import as_array
 from samsdk.manifest import SEMANTIC, SINGLE_MASKS
 from samsdk.masks import upsample_region
@@ -27,9 +28,10 @@ from samsdk.prompts import (
     encode_prompt,
 )
 from samsdk.results import Result
-from samsdk.semantic import name_pixels
+from samsdk.semantic import SemanticResult, name_pixels
 from samsdk.transforms import Preprocessing, Window
 from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.class_points import ClassPoints
 from samsdk_training.models.sam import Sam
 
 PROVIDER = "torch"
@@ -75,7 +77,8 @@ class TorchPredictor:
         preprocessing: the checkpoint's.
         name: what results and embeddings say they come from.
         single_mask: which mask answers a prompt, see `samsdk.answers.wanted_masks`.
-        classes: those of a semantic model, `0` the background; it then takes no prompt.
+        classes: those of a semantic model, `0` the background; it then takes no prompt but points that name classes,
+            if it was trained with them.
         auto: how a model prompts itself; it then needs no prompt, and a generator.
     """
 
@@ -109,6 +112,11 @@ class TorchPredictor:
         single, auto = checkpoint.single_mask, checkpoint.auto
         return cls(model, checkpoint.preprocessing, name, single_mask=single, classes=classes, auto=auto)
 
+    @property
+    def takes_class_points(self) -> bool:
+        """Whether `decode_classes` answers: the model was trained with points that name its classes."""
+        return bool(self.classes) and self.model.prompt_encoder.point_classes > 0
+
     @torch.inference_mode()
     def encode(self, image: object, *, window: Window | None = None) -> Embedding:
         """Encode one image, or a window of it; see `samsdk.Predictor.encode`."""
@@ -132,13 +140,33 @@ class TorchPredictor:
         prompt = Prompt(points, labels, box, mask)
         if self.classes:
             check_kinds(prompt, ())
-            logits = _numpy(self.model.decode_all(self._tensors(embedding))[0][0])
-            return name_pixels(logits, embedding.frame, self.classes, {}, PROVIDER, self.name)
+            return self._name_pixels(embedding)
         answer = partial(self._answer, embedding)
         if self.auto is None:
             return answer([prompt])[0]
         nothing = partial(empty_result, embedding, {}, 1, self.model.prompt_encoder.mask_side)
         return answer_alone(self.auto, embedding, [prompt], answer, nothing)[0]
+
+    @torch.inference_mode()
+    def decode_classes(self, embedding: Embedding, points: ClassPoints) -> SemanticResult:
+        """Name the class of each pixel, given points in the classes that the image shows. No bundle takes such points.
+
+        Args:
+            embedding: what `encode` returned.
+            points: a row for all K classes, as in training: (x, y) in pixels of the image as given.
+
+        Raises:
+            PromptError: the model was not trained with points that name classes.
+        """
+        if not self.takes_class_points:
+            raise PromptError(f"{self.name} was not trained with points that name classes; leave them out")
+        coords = self.preprocessing.apply_coords(points.points, embedding.frame)
+        row = torch.from_numpy(coords)[None].to(self._device), torch.from_numpy(points.classes)[None].to(self._device)
+        return self._name_pixels(embedding, row)
+
+    def _name_pixels(self, embedding: Embedding, points: tuple[Tensor, Tensor] | None = None) -> SemanticResult:
+        logits = self.model.decode_all(self._tensors(embedding), class_points=points)[0][0]
+        return name_pixels(_numpy(logits), embedding.frame, self.classes, {}, PROVIDER, self.name)
 
     def _answer(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Result]:
         embeddings, side = self._tensors(embedding), self.model.prompt_encoder.mask_side

@@ -9,11 +9,11 @@ from typing import Final
 import samsdk
 from samsdk.auto import AutoPrompts
 from samsdk.errors import MissingExtraError
-from samsdk.manifest import VOLUME
+from samsdk.manifest import AUTO, PROMPTABLE, VOLUME
 from samsdk.splitting import Splitting
 from samsdk.zoom import Zoom
 from samsdk_training.evaluation.cases import VolumeSegmenter
-from samsdk_training.evaluation.objects import Segmenter
+from samsdk_training.evaluation.objects import BOX, NO_PROMPT, Segmenter
 
 # A checkpoint's description; `checkpoints`, which writes it, imports torch.
 _DESCRIPTION: Final = "model.json"
@@ -33,6 +33,7 @@ class EvaluatedModel:
         bundle: the bundle's identity; None of a checkpoint.
         checkpoint: the SHA-256 of the checkpoint's tensors; None of a bundle.
         tier: of the bundle.
+        class_points: whether it was trained with points that name classes, and answers them; bundles do not.
     """
 
     predictor: Segmenter | VolumeSegmenter
@@ -44,6 +45,29 @@ class EvaluatedModel:
     bundle: str | None = None
     checkpoint: str | None = None
     tier: str | None = None
+    class_points: bool = False
+
+    def refusal(self, prompt: str, *, by_class: bool = False) -> str | None:
+        """Why this model cannot be asked with a prompt; None where it can.
+
+        Args:
+            prompt: `box`, `pointN` or `none`.
+            by_class: whether a promptable model is asked for each class of the image.
+        """
+        kind = BOX if prompt == BOX else "points"
+        if self.task == PROMPTABLE:
+            if prompt == NO_PROMPT:
+                return f"it answers to prompts ({', '.join(self.kinds)}), none is nothing to ask it"
+            if by_class and kind == BOX:
+                return "by class it is asked with points"
+            return None if kind in self.kinds else f"it takes no {kind}"
+        if prompt == NO_PROMPT:
+            return None
+        if self.task == AUTO:
+            return None if kind != BOX else "a box means one object, and all that it finds is measured"
+        if self.class_points:
+            return None if kind != BOX else "it takes points that name classes, and no box"
+        return f"it is {self.task} and takes no prompt"
 
 
 def is_checkpoint(model: str) -> bool:
@@ -95,16 +119,20 @@ def open_checkpoint(folder: str) -> EvaluatedModel:
     checkpoint = load_checkpoint(folder)
     zoom, name = checkpoint.prompts.get("zoom"), Path(folder).name
     description = json.loads((Path(folder) / _DESCRIPTION).read_bytes())
-    return EvaluatedModel(
+    predictor: TorchPredictor | TorchVolumePredictor = (
         TorchVolumePredictor(checkpoint, name)
         if checkpoint.task == VOLUME
-        else TorchPredictor.of(checkpoint, checkpoint.build(), name=name),
+        else TorchPredictor.of(checkpoint, checkpoint.build(), name=name)
+    )
+    return EvaluatedModel(
+        predictor,
         checkpoint.task,
         tuple(checkpoint.prompts["kinds"]),
         checkpoint.classes,
         Zoom(**zoom) if zoom else None,
         _splitting(checkpoint.auto),
         checkpoint=description["tensors"]["sha256"],
+        class_points=isinstance(predictor, TorchPredictor) and predictor.takes_class_points,
     )
 
 

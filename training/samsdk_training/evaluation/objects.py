@@ -25,6 +25,8 @@ from samsdk_training.evaluation.measures import DICE, IOU, Measures
 from samsdk_training.simulate import centre_point, correction
 
 BOX: Final = "box"
+# What models that answer by themselves are asked with: nothing.
+NO_PROMPT: Final = "none"
 # What is asked where nobody says otherwise.
 PROMPTS: Final = (BOX, "point1", "point3")
 # Of fewer pixels, objects are left out.

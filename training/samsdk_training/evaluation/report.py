@@ -13,11 +13,9 @@ import numpy as np
 from samsdk.io.atomic import atomic_write
 from samsdk_training.evaluation.cases import CaseScores
 from samsdk_training.evaluation.measures import DICE, HD95, INSTANCES, IOU, NSD
-from samsdk_training.evaluation.objects import ObjectScores
+from samsdk_training.evaluation.objects import NO_PROMPT, ObjectScores
 from samsdk_training.evaluation.summary import Scores, intervals, summarise, summarise_cases
 
-# The prompt of models that take none, as the command and the table of rows have it.
-NO_PROMPT: Final = "none"
 _MEASURES: Final = (DICE, IOU, NSD, HD95, *INSTANCES)
 _TITLES: Final = dict(zip(_MEASURES, ("Dice", "IoU", "NSD", "HD95, mm", "AJI", "AJI+", "object F1", "PQ"), strict=True))
 _MEAN_ROW: Final = "mean over sets"
@@ -33,8 +31,24 @@ def report_sets(scores: Mapping[str, Scores]) -> dict[str, Any]:
         `sets`, by name: what `summarise` or `summarise_cases` says, and `intervals`;
         `mean_dice`, `mean_iou` and so on for each measure: by prompt or class the mean over the sets that define it;
         `mean_clicks`, over the sets, where they were counted; `intervals`: of the means of measures, see
-        `summary.intervals`.
+        `summary.intervals`. Of models that were asked with several prompts for whole images all this is of the first,
+        and `further` has the same of each other prompt by its name; `prompt` names the first where it is not `none`.
     """
+    asked = list(dict.fromkeys(row.prompt for rows in scores.values() for row in rows if isinstance(row, CaseScores)))
+    if not asked:
+        return _report(scores)
+    parts = {prompt: _report({name: _asked_with(prompt, rows) for name, rows in scores.items()}) for prompt in asked}
+    first, *others = asked
+    prompt = {} if first == NO_PROMPT else {"prompt": first}
+    further = {"further": {other: parts[other] for other in others}} if others else {}
+    return {**prompt, **parts[first], **further}
+
+
+def _asked_with(prompt: str, rows: Scores) -> list[CaseScores]:
+    return [row for row in rows if isinstance(row, CaseScores) and row.prompt == prompt]
+
+
+def _report(scores: Mapping[str, Scores]) -> dict[str, Any]:
     sets = {}
     for name, rows in scores.items():
         # A list of no scores has no kind, which is why none may be empty.
@@ -66,8 +80,13 @@ def table(report: Mapping[str, Any]) -> str:
     Args:
         report: what `report_sets` returned.
     """
+    parts = {report.get("prompt", NO_PROMPT): report, **report.get("further", {})}
     shown = [measure for measure in _MEASURES if f"mean_{measure}" in report and measure != IOU]
-    blocks = [_block(report, measure) for measure in shown]
+    blocks = [
+        _block(part, measure, _TITLES[measure] if prompt == NO_PROMPT else f"{_TITLES[measure]}, {prompt}")
+        for measure in shown
+        for prompt, part in parts.items()
+    ]
     return "\n\n".join([*blocks, _clicks(report)] if "mean_clicks" in report else blocks)
 
 
@@ -79,18 +98,20 @@ def _clicks(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"{_MEAN_ROW}  {report['mean_clicks']:.2f}"])
 
 
-def _block(report: Mapping[str, Any], measure: str) -> str:
+def _block(report: Mapping[str, Any], measure: str, title: str) -> str:
     mean = report[f"mean_{measure}"]
-    counted = "cases" if "cases" in next(iter(report["sets"].values())) else "objects"
-    lines = [[_TITLES[measure], counted, *mean]]
+    counted = ("images", "cases" if "cases" in next(iter(report["sets"].values())) else "objects")
+    lines = [[title, *counted, *mean]]
     for name, row in report["sets"].items():
         ends = row["intervals"].get(measure, {})
-        lines.append([name, str(row[counted]), *(_cell(row.get(measure, {}), ends, column) for column in mean)])
+        counts = [str(row[count]) for count in counted]
+        lines.append([name, *counts, *(_cell(row.get(measure, {}), ends, column) for column in mean)])
     ends = report["intervals"].get(measure, {})
-    lines.append([_MEAN_ROW, "", *(_cell(mean, ends, column) for column in mean)])
+    lines.append([_MEAN_ROW, "", "", *(_cell(mean, ends, column) for column in mean)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [str.ljust, str.rjust, str.rjust, *(str.ljust for _ in mean)]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), line[1].rjust(widths[1]), *map(str.ljust, line[2:], widths[2:])]).rstrip()
+        "  ".join(align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True)).rstrip()
         for line in lines
     )
 
@@ -138,7 +159,7 @@ def _rows(name: str, score: ObjectScores | CaseScores) -> Iterator[dict[str, obj
                 "patient": score.patient,
                 "object": column,
                 "area": score.areas[column],
-                "prompt": NO_PROMPT,
+                "prompt": score.prompt,
                 **values,
             }
             continue

@@ -106,9 +106,10 @@ def intervals(sets: Sequence[Scores]) -> dict[str, dict[str, dict[str, Any]]]:
     """
     tables = [(_tables(scores), [score.cluster for score in scores]) for scores in sets]
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for measure, columns in tables[0][0].items():
-        for column in columns:
-            values = [(table[measure][column], clusters) for table, clusters in tables]
+    for measure in tables[0][0]:
+        # Sets may name different classes.
+        for column in dict.fromkeys(column for table, _ in tables for column in table[measure]):
+            values = [(table[measure][column], clusters) for table, clusters in tables if column in table[measure]]
             # A set that defines no value has no mean to take part with.
             cases = [Cases(one, clusters) for one, clusters in values if not np.isnan(one).all()]
             if cases:

@@ -73,6 +73,7 @@ class PromptEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.embedding_side = embedding_side
         self.input_size = input_size
+        self.point_classes = point_classes
         self.pe_layer = PositionEmbedding(embed_dim // 2)
         # In this order: background point, foreground point, first corner of a box, second corner.
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))

@@ -227,7 +227,12 @@ def train_semantic(
     facts = {**recipe.to_dict(), "sets": data.summary}
     tuned = TunedRun(base, recipe.tuning, _describe(recipe, base, config, data, licence), recipe.loop, facts)
     per_class = recipe.class_points == "per_class"
-    validation = per_class_validation if per_class else semantic_validation
+    held_back = sets, tuned.description, recipe.validation_cases
+    validate = (
+        per_class_validation(*held_back, data.classes, union=recipe.union, points=recipe.points)
+        if per_class
+        else semantic_validation(*held_back, union=recipe.union, points=recipe.points)
+    )
 
     def batch_of(number: int) -> LabelBatch:
         return source.batch(number, recipe.batch_size)
@@ -243,7 +248,7 @@ def train_semantic(
         tuned.start(),
         batch_of=batch_of,
         loss_of=loss_of,
-        validate=validation(sets, tuned.description, recipe.validation_cases, union=recipe.union),
+        validate=validate,
         run=run,
         show_progress=show_progress,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from samsdk_training.data import DataError, LabelledImage
+from samsdk_training.data import DataError, LabelledImage, number_classes
 from samsdk_training.label_samples import as_picture, epochs
 from samsdk_training.pictures import Picture
 from samsdk_training.set_folder import SetFolder
@@ -90,8 +90,7 @@ def _class_names(sets: Sequence[Path], images: Sequence[LabelledImage]) -> dict[
     if any(one != named[0] for one in named):
         raise DataError(f"the sets name different classes: {'; '.join(map(str, named))}")
     highest = max(int(one.label.max()) for one in images)
-    count = max(highest, *named[0]) if named[0] else highest
-    return {"0": "background", **{str(one): named[0].get(one, f"class {one}") for one in range(1, count + 1)}}
+    return number_classes(named[0], highest)
 
 
 def _exemplars(images: Sequence[LabelledImage], count: int, config: SynthesisConfig, seed: int) -> list[LabelledImage]:

@@ -1,25 +1,24 @@
 """Validation of the semantic recipes: Dice of each class on images or whole volumes that were held back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from samsdk.prompts import Prompt
 from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.data import DataError, LabelledImage, read_ids, read_set
-from samsdk_training.evaluation import class_cases, foreground_cases
-from samsdk_training.evaluation.cases import FOREGROUND
-from samsdk_training.metrics.overlap import dice
+from samsdk_training.evaluation import NO_PROMPT, PassPerClass, class_cases, foreground_cases
+from samsdk_training.evaluation.cases import FOREGROUND, CaseScores
 from samsdk_training.models.sam import Sam
-from samsdk_training.simulate import centre_point
 from samsdk_training.split import VALIDATION_LIST
 from samsdk_training.torch_predictor import TorchPredictor
 
 Validate = Callable[[Sam], dict[str, float]]
 
 
-def semantic_validation(sets: Sequence[Path], description: Checkpoint, cases: int, *, union: bool = False) -> Validate:
+def semantic_validation(
+    sets: Sequence[Path], description: Checkpoint, cases: int, *, union: bool = False, points: int = 1
+) -> Validate:
     """Dice of a semantic model by class, averaged over cases first.
 
     Args:
@@ -27,9 +26,11 @@ def semantic_validation(sets: Sequence[Path], description: Checkpoint, cases: in
         description: the checkpoint, but for its tensors.
         cases: of each set, the first so many images or volumes.
         union: whether all labels are class 1.
+        points: in each class, of a model that is trained with points that name classes.
 
     Returns:
-        A function from a model to `dice`, the mean over classes, and `dice_NAME` of each class.
+        A function from a model to `dice`, the mean over classes, and `dice_NAME` of each class, as its bundle answers:
+        without points; and `dice_with_points`, the mean over classes with them, of a model that is trained with them.
 
     Raises:
         DataError: a set has no `val.txt`, or nothing in it is labelled.
@@ -38,35 +39,44 @@ def semantic_validation(sets: Sequence[Path], description: Checkpoint, cases: in
 
     def validate(model: Sam) -> dict[str, float]:
         predictor = TorchPredictor.of(description, model)
-        found = class_cases(predictor, _images(sets, cases, union), description.classes)
-        rows = [case.values["dice"] for case in found]
-        names = list(description.classes.values())[1:]
-        # A class that no case shows, and none was taken for, says nothing.
-        means = {name: float(np.nanmean(values)) for name in names if _defined(values := [row[name] for row in rows])}
-        return {"dice": float(np.mean(list(means.values()))), **{f"dice_{name}": one for name, one in means.items()}}
+        prompts = (NO_PROMPT, f"point{points}") if predictor.takes_class_points else (NO_PROMPT,)
+        found = list(class_cases(predictor, _images(sets, cases, union), description.classes, prompts=prompts))
+        alone = _class_means([one for one in found if one.prompt == NO_PROMPT])
+        guided = [one for one in found if one.prompt != NO_PROMPT]
+        return {**alone, "dice_with_points": _class_means(guided)["dice"]} if guided else alone
 
     return validate
 
 
-def per_class_validation(sets: Sequence[Path], description: Checkpoint, cases: int, *, union: bool = False) -> Validate:
-    """Dice of a promptable model for each class of each image after one point in the middle of its largest part.
+def per_class_validation(
+    sets: Sequence[Path],
+    description: Checkpoint,
+    cases: int,
+    classes: Mapping[str, str],
+    *,
+    union: bool = False,
+    points: int = 1,
+) -> Validate:
+    """Dice by class of the label map that a promptable model makes of points in each class, a pass for each.
 
-    Arguments and errors as `semantic_validation`; what is returned gives `dice`, the mean over all.
+    Arguments and errors as `semantic_validation`; `classes` has the name of each by its number as text, `0` the
+    background. What is returned gives `dice` and `dice_NAME` with points: without any the model answers nothing.
     """
     _expect_labels(sets, cases)
 
     def validate(model: Sam) -> dict[str, float]:
-        predictor, values = TorchPredictor.of(description, model), []
-        for labelled in _images(sets, cases, union):
-            truths = labelled.objects(split_components=False)
-            embedding = predictor.encode(labelled.image) if truths else None
-            for truth in truths:
-                assert embedding is not None
-                prompt = Prompt([centre_point(truth)])
-                values.append(dice(predictor.decode(embedding, points=prompt.points).mask, truth))
-        return {"dice": float(np.mean(values))}
+        predictor = PassPerClass(TorchPredictor.of(description, model), classes)
+        images = _images(sets, cases, union)
+        return _class_means(list(class_cases(predictor, images, classes, prompts=(f"point{points}",))))
 
     return validate
+
+
+def _class_means(found: Sequence[CaseScores]) -> dict[str, float]:
+    rows = [case.values["dice"] for case in found]
+    # A class that no case shows, and none was taken for, says nothing.
+    means = {name: float(np.nanmean(values)) for name in rows[0] if _defined(values := [row[name] for row in rows])}
+    return {"dice": float(np.mean(list(means.values()))), **{f"dice_{name}": one for name, one in means.items()}}
 
 
 def foreground_validation(sets: Sequence[Path], description: Checkpoint, cases: int) -> Validate:
