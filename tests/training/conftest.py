@@ -5,12 +5,14 @@ import importlib.util
 import math
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from samsdk_training.checkpoints import Checkpoint
 from samsdk_training.models import SamConfig, TinyViTConfig
 from samsdk_training.models.sam_config import DecoderConfig
 
@@ -88,6 +90,20 @@ def small_config() -> SamConfig:
         ),
         decoder=DecoderConfig(num_heads=4, mlp_dim=64, iou_head_hidden_dim=32),
         mask_channels=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def class_point_checkpoint(semantic_checkpoint: Checkpoint) -> Checkpoint:
+    """The semantic model with points that name classes, each class with an embedding of its own."""
+    config = SamConfig.from_dict(semantic_checkpoint.model)
+    count = len(semantic_checkpoint.classes) - 1
+    generator = torch.Generator().manual_seed(6)
+    table = torch.randn(count, config.encoder.out_channels, generator=generator)
+    return replace(
+        semantic_checkpoint,
+        model=replace(config, point_classes=count).to_dict(),
+        state={**semantic_checkpoint.state, "prompt_encoder.class_embeddings.weight": table},
     )
 
 

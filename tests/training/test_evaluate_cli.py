@@ -12,12 +12,23 @@ import pytest
 import samsdk
 from samsdk import cli
 from samsdk.io.wheels import file_sha256
+from samsdk.splitting import Splitting
 from samsdk_training.checkpoints import Checkpoint, save_checkpoint
 from samsdk_training.data import read_set
-from samsdk_training.evaluation import Measures, class_cases, evaluate_images, intervals, summarise, summarise_cases
+from samsdk_training.evaluation import (
+    Measures,
+    PassPerClass,
+    class_cases,
+    evaluate_images,
+    intervals,
+    summarise,
+    summarise_cases,
+)
+from samsdk_training.evaluation.model import EvaluatedModel
 from samsdk_training.evaluation.report import report_sets, table
 from samsdk_training.metrics.instances import aggregated_jaccard, match_objects
 from samsdk_training.metrics.overlap import dice
+from samsdk_training.simulate import correction
 from samsdk_training.torch_predictor import TorchPredictor
 
 BOX, POINTS = (355, 300, 490, 440), ("box", "point1", "point2")
@@ -110,10 +121,11 @@ def test_a_table_with_intervals(sets: Path, exported_bundle: Path, capsys: pytes
     data = run(capsys, exported_bundle, "--data", sets / "one", "--prompts", "point1")
     assert printed == table(data) + "\n"
     head, row, mean = printed.splitlines()
-    assert head.split() == ["Dice", "objects", "point1"]
+    assert head.split() == ["Dice", "images", "objects", "point1"]
     ends = data["sets"]["one"]["intervals"]["dice"]["point1"]
     cell = f"{data['mean_dice']['point1']:.3f} [{ends['low']:.2f}, {ends['high']:.2f}]"
-    assert row.split(maxsplit=2) == ["one", "4", cell]
+    # The number of images and of objects that the mean was made of.
+    assert row.split(maxsplit=3) == ["one", "3", "4", cell]
     assert mean.split(maxsplit=3) == ["mean", "over", "sets", cell]
 
 
@@ -173,17 +185,25 @@ def test_a_semantic_model_by_class(
     ]
     assert cli.main(["evaluate", str(semantic_bundle), "--data", str(sets), "--prompts", "none", "--images", "1"]) == 0
     head, *_ = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["Dice", "cases", "liver"]
+    assert head.split()[:4] == ["Dice", "images", "cases", "liver"]
 
 
-def test_a_model_that_prompts_itself_by_its_objects(
-    auto_checkpoint: Checkpoint, cell: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_checkpoint(auto_checkpoint, tmp_path / "checkpoint")
+@pytest.fixture
+def cells(cell: np.ndarray, tmp_path: Path) -> Path:
+    """A set of one small image with two numbered objects."""
     small = cell[::4, ::4].copy()
     label = np.zeros(small.shape, np.uint16)
     label[75:110, 88:122], label[5:22, 5:50] = 1, 2
     write_set(tmp_path / "cells", small, {"a": label})
+    return tmp_path / "cells"
+
+
+def test_a_model_that_prompts_itself_by_its_objects(
+    auto_checkpoint: Checkpoint, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(auto_checkpoint, tmp_path / "checkpoint")
+    (labelled,) = read_set(cells, "val.txt")
+    small, label = labelled.image, labelled.label
     data = run(capsys, tmp_path / "checkpoint", "--data", tmp_path / "cells")
     asked = TorchPredictor.of(auto_checkpoint, auto_checkpoint.build())
     answer = asked.decode(asked.encode(small))
@@ -195,9 +215,138 @@ def test_a_model_that_prompts_itself_by_its_objects(
     assert row["object_f1"]["foreground"] == match_objects(found, label).f1()
     assert (data["task"], data["prompts"], data["zoom"]) == ("auto", ["none"], None)
     assert data["rules"]["splitting"] == auto_checkpoint.auto.splitting.to_dict()
-    assert "is auto and takes no prompt" in refused(
-        capsys, tmp_path / "checkpoint", "--data", tmp_path / "cells", "--prompts", "point1"
+    assert not {"skipped", "further", "prompt"} & data.keys()
+
+
+ALL = ("--prompts", "box,point1,point3,point5,none")
+
+
+def test_a_promptable_model_is_not_asked_without_a_prompt(
+    sets: Path, exported_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = run(capsys, exported_bundle, "--data", sets / "one", *ALL)
+    assert data["prompts"] == list(data["mean_dice"]) == ["box", "point1", "point3", "point5"]
+    assert list(data["skipped"]) == ["none"]
+    plain = run(capsys, exported_bundle, "--data", sets / "one", "--prompts", "box,point1,point3,point5")
+    assert data == {**plain, "skipped": data["skipped"]}
+    assert cli.main(["evaluate", str(exported_bundle), "--data", str(sets / "one"), *ALL]) == 0
+    out, err = capsys.readouterr()
+    reason = "not asked with none: it answers to prompts (points, box, mask), none is nothing to ask it"
+    assert reason in err
+    assert out.splitlines()[-1] == reason
+
+
+def test_a_semantic_bundle_is_asked_without_a_prompt_alone(
+    sets: Path, semantic_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = run(capsys, semantic_bundle, "--data", sets, *ALL)
+    plain = run(capsys, semantic_bundle, "--data", sets)
+    assert data["skipped"].keys() == {"box", "point1", "point3", "point5"}
+    assert set(data["skipped"].values()) == {"it is semantic and takes no prompt"}
+    assert data == {**plain, "skipped": data["skipped"]}
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "bundle"])
+def test_a_model_that_prompts_itself_takes_points_of_an_expert(
+    kind: str,
+    auto_checkpoint: Checkpoint,
+    auto_bundle: Path,
+    cells: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_checkpoint(auto_checkpoint, tmp_path / "checkpoint")
+    model = tmp_path / "checkpoint" if kind == "checkpoint" else auto_bundle
+    data = run(capsys, model, "--data", cells, *ALL, "--csv", tmp_path / "rows.csv")
+    assert data["prompts"] == ["none", "point1", "point3", "point5"]
+    assert list(data["further"]) == ["point1", "point3", "point5"]
+    assert data["skipped"] == {"box": "a box means one object, and all that it finds is measured"}
+    alone = run(capsys, model, "--data", cells)
+    assert {key: data[key] for key in ("sets", "mean_dice", "intervals")} == {
+        key: alone[key] for key in ("sets", "mean_dice", "intervals")
+    }
+    # By hand: the first click is in the largest error of what it finds alone.
+    (labelled,) = read_set(cells, "val.txt")
+    truth = labelled.label > 0
+    asked = samsdk.load(auto_bundle, device="cpu")
+    embedding = asked.encode(labelled.image)
+    point, sign = correction(asked.decode(embedding).mask, truth)
+    expected = asked.decode(embedding, points=[point], labels=[sign])
+    assert expected.points[0].tolist() == list(point)
+    assert data["further"]["point1"]["mean_dice"]["foreground"] == pytest.approx(
+        dice(expected.mask, truth), abs=0.0 if kind == "bundle" else 2e-3
     )
+    assert data["further"]["point1"]["mean_dice"] != data["mean_dice"]
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["object"], row["prompt"]) for row in rows] == [("foreground", one) for one in data["prompts"]]
+    assert cli.main(["evaluate", str(model), "--data", str(cells), "--prompts", "none,point1"]) == 0
+    heads = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines() if "images" in line]
+    assert heads[:4] == ["Dice", "Dice, point1", "AJI", "AJI, point1"]
+    only = run(capsys, model, "--data", cells, "--prompts", "point1")
+    assert only["prompt"] == "point1"
+    assert only["mean_dice"] == data["further"]["point1"]["mean_dice"]
+
+
+def test_a_checkpoint_with_and_without_points_that_name_classes(
+    sets: Path, class_point_checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(class_point_checkpoint, tmp_path / "checkpoint")
+    how = ("--data", sets, "--prompts", "box,point1,point2,none")
+    data = run(capsys, tmp_path / "checkpoint", *how, "--images", "2", "--csv", tmp_path / "rows.csv")
+    assert data["prompts"] == ["none", "point1", "point2"]
+    assert data["skipped"] == {"box": "it takes points that name classes, and no box"}
+    asked = TorchPredictor.of(class_point_checkpoint, class_point_checkpoint.build())
+    classes = class_point_checkpoint.classes
+    images = list(read_set(sets / "one", "val.txt"))[:2]
+    for prompt, part in (("none", data), ("point2", data["further"]["point2"])):
+        scores = list(class_cases(asked, images, classes, prompts=(prompt,)))
+        assert part["sets"]["one"] == {**summarise_cases(scores), "intervals": intervals([scores])}
+        assert part["sets"]["one"]["cases"] == 2
+    assert data["further"]["point1"]["mean_dice"] != data["mean_dice"]
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Three images, three prompts, four classes.
+    assert len(rows) == 36
+    assert {row["prompt"] for row in rows} == {"none", "point1", "point2"}
+    # Without being asked for, points are left out: the bundle answers without them.
+    assert run(capsys, tmp_path / "checkpoint", "--data", sets)["prompts"] == ["none"]
+
+
+def test_a_promptable_model_by_class(sets: Path, exported_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = run(capsys, exported_bundle, "--data", sets, "--by-class", "--prompts", "point2,none", "--device", "cpu")
+    assert (data["prompt"], data["rules"]["by_class"], list(data["skipped"])) == ("point2", True, ["none"])
+    assert list(data["mean_dice"]) == ["class 1", "class 2", "mean over classes"]
+    classes = {"0": "background", "1": "class 1", "2": "class 2"}
+    asked = PassPerClass(samsdk.load(exported_bundle, device="cpu"), classes)
+    scores = list(class_cases(asked, read_set(sets / "one", "val.txt"), classes, prompts=("point2",)))
+    assert data["sets"]["one"] == {**summarise_cases(scores), "intervals": intervals([scores])}
+    (sets / "one" / "labels.json").write_text('{"1": "disc", "2": "square"}')
+    named = run(capsys, exported_bundle, "--data", sets, "--by-class", "--prompts", "point2", "--device", "cpu")
+    # A set has its own classes: the mean over sets is over those that have a class of this name.
+    assert named["mean_dice"]["disc"] == data["sets"]["one"]["dice"]["class 1"]
+    assert named["mean_dice"]["class 1"] == data["sets"]["two"]["dice"]["class 1"]
+    assert {"disc", "square", "class 1"} <= named["intervals"]["dice"].keys()
+    united = run(capsys, exported_bundle, "--data", sets, "--by-class", "--union", "--device", "cpu")
+    assert (united["prompts"], list(united["mean_dice"])) == (["point1", "point3"], ["foreground"])
+
+
+@pytest.mark.parametrize(
+    ("task", "kinds", "class_points", "taken"),
+    [
+        ("promptable", ("box",), False, ["box"]),
+        ("promptable", ("points", "mask"), False, ["point1"]),
+        ("semantic", (), False, ["none"]),
+        ("semantic", (), True, ["point1", "none"]),
+        ("auto", ("points", "box"), False, ["point1", "none"]),
+        ("volume", (), False, ["none"]),
+    ],
+)
+def test_what_each_kind_of_model_is_asked_with(
+    task: str, kinds: tuple[str, ...], class_points: bool, taken: list[str]
+) -> None:
+    model = EvaluatedModel(None, task, kinds, {}, None, Splitting(), class_points=class_points)
+    assert [one for one in ("box", "point1", "none") if model.refusal(one) is None] == taken
 
 
 def test_all_labels_as_one_class(
@@ -218,7 +367,10 @@ def test_what_does_not_go_together(
 ) -> None:
     promptable, organs = (exported_bundle, "--data", sets), (semantic_bundle, "--data", sets)
     assert "none is nothing to ask it" in refused(capsys, *promptable, "--prompts", "none")
-    assert "is semantic and takes no prompt" in refused(capsys, *organs, "--prompts", "box")
+    assert "it is semantic and takes no prompt" in refused(capsys, *organs, "--prompts", "box")
+    assert "--by-class is for promptable models" in refused(capsys, *organs, "--by-class")
+    assert "by class it is asked with points" in refused(capsys, *promptable, "--by-class", "--prompts", "box")
+    assert "nothing to look closer at" in refused(capsys, *promptable, "--by-class", "--zoom")
     assert "nothing to look closer at" in refused(capsys, *organs, "--zoom")
     assert "--union is for models that name classes" in refused(capsys, *promptable, "--union")
     transunet = ("--protocol", "transunet")
@@ -236,7 +388,6 @@ def test_what_does_not_go_together(
         ("--prompts", "box,point0"),
         ("--prompts", "box,lasso"),
         ("--prompts", ""),
-        ("--prompts", "box,none"),
         ("--clicks", "1"),
         ("--nsd", "-1"),
         ("--nsd", "nan"),
