@@ -86,6 +86,11 @@ def _checkpoint(checkpoint: str, known: bool) -> "Checkpoint":
 def _read_accuracy(path: Path) -> dict[str, Any]:
     try:
         accuracy = json.loads(path.read_bytes())
+        if "prompt" in accuracy:
+            raise WrongCallError(
+                f"{path} says what points in the reference add ({accuracy['prompt']}): evaluate without --by-class, "
+                "and a model that needs no prompt with --prompts none"
+            )
         return {key: accuracy[key] for key in ("bundle", "checkpoint", "zoom", "mean_dice", "sets")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WrongCallError(f"{path} does not hold what `samsdk evaluate --json` prints: {error!r}") from error

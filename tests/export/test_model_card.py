@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from samsdk import hub
+from samsdk.command import WrongCallError
 from samsdk_export.cli import _read_accuracy
 from samsdk_export.model_card import model_card
 
@@ -47,3 +48,6 @@ def test_what_evaluate_says_of_where_its_numbers_come_from_is_kept(tmp_path: Pat
     kept = {"bundle": None, "checkpoint": "ab" * 32, "zoom": None, "mean_dice": {"box": 0.5}, "sets": {}}
     (tmp_path / "accuracy.json").write_text(json.dumps({**kept, "mean_iou": {}, "rules": {}}))
     assert _read_accuracy(tmp_path / "accuracy.json") == kept
+    (tmp_path / "accuracy.json").write_text(json.dumps({**kept, "prompt": "point1"}))
+    with pytest.raises(WrongCallError, match=r"says what points in the reference add \(point1\): evaluate without"):
+        _read_accuracy(tmp_path / "accuracy.json")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from samsdk.masks import mask_iou
-from samsdk_training.losses import binary_iou, cross_entropy_loss, dice_loss, focal_loss, soft_iou
+from samsdk_training.losses import binary_iou, class_dice_loss, cross_entropy_loss, dice_loss, focal_loss, soft_iou
 
 
 @pytest.fixture
@@ -77,3 +77,31 @@ def test_soft_iou_by_hand_and_with_gradient(pair) -> None:
     torch.testing.assert_close(soft_iou(sure, wanted), binary_iou(sure, wanted), rtol=1e-5, atol=1e-6)
     empty = torch.zeros(1, 4, 4)
     assert soft_iou(empty - 50, empty).item() == pytest.approx(1.0)
+
+
+def test_cross_entropy_and_dice_of_a_mask_together_are_monais(pair) -> None:
+    logits, target = pair
+    reference = monai.losses.DiceCELoss(sigmoid=True, squared_pred=True, smooth_nr=1, smooth_dr=1, lambda_ce=0.7)
+    mine = 0.7 * cross_entropy_loss(logits, target).mean() + dice_loss(logits, target).mean()
+    torch.testing.assert_close(mine, reference(logits[:, None], target[:, None]), rtol=1e-5, atol=1e-6)
+
+
+def test_soft_iou_is_monais(pair) -> None:
+    logits, target = pair
+    reference = monai.losses.DiceLoss(sigmoid=True, jaccard=True, smooth_nr=0, smooth_dr=0, reduction="none")
+    expected = 1 - reference(logits[:, None], target[:, None]).flatten()
+    torch.testing.assert_close(soft_iou(logits, target), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_classes_is_monais() -> None:
+    """Dice over the batch, and with SAMed's weights the sum with the cross entropy; one class is not there at all."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 4, 24, 32, generator=generator) * 3
+    label = torch.randint(3, (3, 24, 32), generator=generator)
+    how = {"to_onehot_y": True, "softmax": True, "squared_pred": True, "batch": True}
+    how |= {"smooth_nr": 1e-5, "smooth_dr": 1e-5}
+    expected = monai.losses.DiceLoss(**how)(logits, label[:, None])
+    torch.testing.assert_close(class_dice_loss(logits, label), expected, rtol=1e-5, atol=1e-6)
+    both = 0.2 * torch.nn.functional.cross_entropy(logits, label) + 0.8 * class_dice_loss(logits, label)
+    expected = monai.losses.DiceCELoss(**how, lambda_ce=0.2, lambda_dice=0.8)(logits, label[:, None])
+    torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-6)

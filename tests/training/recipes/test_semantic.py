@@ -14,7 +14,8 @@ import samsdk
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.adapter_file import load_adapter
 from samsdk_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from samsdk_training.data import DataError
+from samsdk_training.data import DataError, read_set
+from samsdk_training.evaluation import PassPerClass, class_cases, summarise_cases
 from samsdk_training.label_samples import LabelBatch
 from samsdk_training.loop import LoopConfig
 from samsdk_training.merging import merge_adapter
@@ -23,6 +24,7 @@ from samsdk_training.models.sam_config import DecoderConfig
 from samsdk_training.recipes.semantic import SemanticRecipe, cheap_lunch, samed, samed_s, train_semantic
 from samsdk_training.recipes.semantic_loss import class_point_loss, semantic_loss
 from samsdk_training.synthesis import PRESETS
+from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, load_base, trainable_parameters
 
 LOOP = LoopConfig(steps=60, learning_rate=5e-3, warmup_steps=5, validate_every=30, save_every=30, clip_norm=None)
@@ -159,8 +161,7 @@ def test_a_pass_for_each_class_takes_its_points_and_its_pixels(base: Base) -> No
 def test_a_folder_of_slices_becomes_a_bundle_that_names_classes(base: Base, slices: Path, tmp_path: Path) -> None:
     loop = replace(LOOP, steps=180, learning_rate=1e-2, validate_every=90, save_every=90, weight_decay=0.0)
     result = train(tiny(samed(), loop=loop), base, slices, tmp_path / "run")
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    scores = [row["validation"] for row in rows if "validation" in row]
+    scores = validations(tmp_path / "run")
     assert scores[-1].keys() == {"dice", "dice_disc", "dice_square"}
     assert result["best_score"] > 0.6
     best = load_checkpoint(tmp_path / "run" / "best")
@@ -195,6 +196,33 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(base: Base, slices:
     assert len(config["recipe"]["sets"]["exemplars"]) == 2
 
 
+def of_classes(predictor, slices: Path, prompt: str) -> dict[str, float]:
+    """Dice of each class after a prompt, and its mean, as a validation calls them."""
+    classes = {"0": "background", "1": "disc", "2": "square"}
+    dice = summarise_cases(list(class_cases(predictor, read_set(slices, "val.txt"), classes, prompts=(prompt,))))[
+        "dice"
+    ]
+    return {"dice": dice["mean over classes"], "dice_disc": dice["disc"], "dice_square": dice["square"]}
+
+
+def validations(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["validation"] for row in rows if "validation" in row]
+
+
+def test_points_that_name_classes_are_validated_with_and_without(base: Base, slices: Path, tmp_path: Path) -> None:
+    loop = replace(LOOP, steps=4, warmup_steps=0, validate_every=4)
+    train(tiny(cheap_lunch(), loop=loop, exemplars=4, synthesis=None, points=2), base, slices, tmp_path / "run")
+    best = load_checkpoint(tmp_path / "run" / "best")
+    asked = TorchPredictor.of(best, best.build())
+    assert asked.takes_class_points
+    alone, guided = (of_classes(asked, slices, prompt) for prompt in ("none", "point2"))
+    # The weights are picked by what the bundle will do: it answers without points.
+    expected = {**alone, "dice_with_points": guided["dice"]}
+    assert validations(tmp_path / "run")[-1] == pytest.approx(expected, abs=1e-5)
+    assert guided["dice"] != alone["dice"]
+
+
 def _stops_at(call: int):
     calls = []
 
@@ -215,10 +243,13 @@ def test_one_point_a_class_trains_a_promptable_model(base: Base, slices: Path, t
         exemplars=4,
         loop=replace(LOOP, steps=4, warmup_steps=0),
     )
-    result = train(recipe, base, slices, tmp_path / "run")
+    train(recipe, base, slices, tmp_path / "run")
     best = load_checkpoint(tmp_path / "run" / "best")
     assert (best.task, best.prompts["kinds"], best.classes) == ("promptable", ["points"], {})
-    assert 0 <= result["best_score"] <= 1
+    # Validated by the label map that all classes make together.
+    asked = PassPerClass(TorchPredictor.of(best, best.build()), {"0": "background", "1": "disc", "2": "square"})
+    expected = of_classes(asked, slices, "point1")
+    assert validations(tmp_path / "run")[-1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_cannot_be_trained_on_is_refused_before_training(base: Base, slices: Path, tmp_path: Path) -> None:
