@@ -199,9 +199,8 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(base: Base, slices:
 def of_classes(predictor, slices: Path, prompt: str) -> dict[str, float]:
     """Dice of each class after a prompt, and its mean, as a validation calls them."""
     classes = {"0": "background", "1": "disc", "2": "square"}
-    dice = summarise_cases(list(class_cases(predictor, read_set(slices, "val.txt"), classes, prompts=(prompt,))))[
-        "dice"
-    ]
+    scores = list(class_cases(predictor, read_set(slices, "val.txt"), classes, prompts=(prompt,)))
+    dice = summarise_cases(scores)["dice"]
     return {"dice": dice["mean over classes"], "dice_disc": dice["disc"], "dice_square": dice["square"]}
 
 
