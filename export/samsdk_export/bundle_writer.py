@@ -1,19 +1,14 @@
 """Writing a bundle: everything into a staging folder, proved there, then renamed into place."""
 
-import json
 import os
-import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from samsdk.bundle import GOLDEN, MANIFEST
-from samsdk.errors import OutputError
+from samsdk.bundle_staging import staged_bundle
 from samsdk.golden import write_golden
 from samsdk.golden_points import GOLDEN_POINTS, write_golden_points
-from samsdk.hub import BUNDLE_SUFFIX
-from samsdk.io.atomic import atomic_folder, atomic_write
 from samsdk.manifest import AUTO, FORMAT, SEMANTIC, VOLUME
 from samsdk_export.calibration import CalibrationSets, Reference, what_counts
 from samsdk_export.flops import count_flops
@@ -67,66 +62,12 @@ def write_bundle(
         MissingExtraError: lower tiers need OpenVINO, engines TensorRT-RTX, which is not installed.
         OutputError: the destination cannot be written, or is something else than a bundle.
     """
-    # Resolved, because "." has no name to rename to, and a link would be renamed instead of what it points at.
-    target = Path(destination).resolve()
-    _refuse_other_things(target)
     request.require(checkpoint.task)
     about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
-    if target.suffix != BUNDLE_SUFFIX:
-        with atomic_folder(target) as staging:
-            _fill(staging, checkpoint, about, request, progress)
-            progress("moving the bundle into place")
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write a bundle to {target}: {error}") from error
-    # Proved as a folder, then packed: the parity check reads the very files that go into the zip.
-    with atomic_write(target) as packed, tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), checkpoint, about, request, progress)
+    with staged_bundle(destination) as staging:
+        _fill(staging, checkpoint, about, request, progress)
         progress("moving the bundle into place")
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                # A fixed date and mode, so that the same checkpoint gives the same file.
-                member = zipfile.ZipInfo(file.relative_to(folder).as_posix())
-                member.external_attr = 0o644 << 16
-                archive.writestr(member, file.read_bytes())
-    return target
-
-
-def _refuse_other_things(target: Path) -> None:
-    if target.suffix == BUNDLE_SUFFIX:
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder; a *.samsdk bundle is a file")
-        if target.exists() and not _is_packed_bundle(target):
-            raise OutputError(f"{target} is something else than a bundle and is left alone; give another name")
-    elif target.exists() and not target.is_dir():
-        raise OutputError(f"{target} is a file; give a folder or a name that ends in .samsdk")
-    elif target.is_dir() and any(target.iterdir()) and not _is_bundle_folder(target):
-        raise OutputError(f"{target} holds something else than a bundle and is left alone; give another folder")
-
-
-def _is_packed_bundle(file: Path) -> bool:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return MANIFEST in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _is_bundle_folder(folder: Path) -> bool:
-    """Whether a folder holds a bundle's files and no others.
-
-    Other programs have a `manifest.json` too, and the whole folder is removed when it is replaced.
-    """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        own = {MANIFEST, *manifest["files"]}
-        return all(isinstance(entry["sha256"], str) for entry in manifest["files"].values()) and all(
-            path.relative_to(folder).as_posix() in own for path in folder.rglob("*") if not path.is_dir()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    return Path(destination).resolve()
 
 
 def _fill(

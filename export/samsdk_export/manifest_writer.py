@@ -1,14 +1,11 @@
-"""The manifest of a bundle that is being written: its entries, and the file."""
+"""The entries of the manifest of a bundle that is being written."""
 
 import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from samsdk.io.atomic import atomic_write
 from samsdk.tiers import Plan
 from samsdk_export.onnx_export import OPSET
 
@@ -30,9 +27,3 @@ def exporter() -> dict[str, Any]:
     """What exports, for the lineage."""
     libraries = {name: version(name) for name in ("samsdk", "torch", "onnx")}
     return {**libraries, "opset": OPSET}
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write `manifest.json`, whole or not at all."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(manifest, indent=1) + "\n").encode())

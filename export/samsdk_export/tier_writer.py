@@ -8,10 +8,11 @@ from typing import Any
 from samsdk.backends import available_devices, backend_name
 from samsdk.backends.tensorrt_library import import_library
 from samsdk.bundle import Bundle
+from samsdk.bundle_staging import write_manifest
 from samsdk.manifest import AUTO, VOLUME
 from samsdk_export.calibration import CalibrationError, CalibrationSets, Reference, what_counts
 from samsdk_export.engine_writer import add_engines
-from samsdk_export.manifest_writer import plan_entry, write_manifest
+from samsdk_export.manifest_writer import plan_entry
 from samsdk_export.onnx_export import ExportError
 from samsdk_export.parity import ParityError, certify
 from samsdk_export.precision import BACKEND, DEVICE, Probe, find_plan, measure_layers

@@ -79,7 +79,7 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """Name and a hash over all files: two bundles of one identity compute the same."""
+        """Name and a hash over all files: two bundles of one identity give the same masks and scores."""
         sums = sorted(f"{name}:{entry['sha256']}" for name, entry in self.manifest.files.items())
         return f"{self.manifest.name}@{hashlib.sha256(chr(10).join(sums).encode()).hexdigest()[:16]}"
 

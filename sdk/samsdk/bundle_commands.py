@@ -28,6 +28,8 @@ def _run_info(args: argparse.Namespace) -> Report:
         _takes(manifest),
         f"licence: {manifest.licence.get('id', '?')}  {manifest.licence.get('source', '')}",
     ]
+    for kind, calibration in manifest.calibration.items():
+        lines.append(f"confidence after {kind}: by a table fitted to {calibration.images} images")
     for tier, certificates in manifest.parity.items():
         for backend, measured in certificates.items():
             lines.append(

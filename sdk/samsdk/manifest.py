@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from samsdk.auto import AutoPrompts
 from samsdk.errors import BundleError
+from samsdk.measuring.calibration import Calibration
 from samsdk.tiers import Plan
 from samsdk.transforms import Preprocessing
 from samsdk.volumes.preprocessing import VolumePreprocessing
@@ -41,6 +42,8 @@ class Manifest:
         multimask_outputs: number of masks after the single one, for ambiguous prompts.
         zoom: how close a second look at the object should be; None where the model recommends none.
         auto: how an `auto` bundle prompts itself, None of others.
+        calibration: what its scores are worth, by kind of prompt, see `samsdk.measuring.calibration`; without the kinds
+            for which nothing is known.
         classes: number as text to name, for semantic and volume bundles; `0` is the background.
         flops: floating-point operations of `encoder` and `prompter` (one image), `decoder` (one prompt of two points),
             or `network` (one window of a volume).
@@ -63,6 +66,7 @@ class Manifest:
     multimask_outputs: int
     zoom: Zoom | None
     auto: AutoPrompts | None
+    calibration: dict[str, Calibration]
     classes: dict[str, str]
     flops: dict[str, float]
     licence: dict[str, Any]

@@ -7,7 +7,8 @@ from typing import Any, Final
 from samsdk.auto import AutoPrompts
 from samsdk.errors import BundleError
 from samsdk.intensity import INTENSITY_RULES, NORMALISATION_RULES
-from samsdk.manifest import AUTO, FORMAT, SEMANTIC, SINGLE_MASKS, TASKS, VOLUME, Manifest
+from samsdk.manifest import AUTO, FORMAT, PROMPTABLE, SEMANTIC, SINGLE_MASKS, TASKS, VOLUME, Manifest
+from samsdk.measuring.calibration import KINDS, Calibration
 from samsdk.prompts import PROMPT_KINDS
 from samsdk.tiers import IMAGE_PARTS, PROMPTED_PARTS, VOLUME_PARTS, Plan, TierReader
 from samsdk.transforms import BOX_ROUNDINGS, GEOMETRY_RULES, INTERPOLATIONS, MASK_PROMPTS, Preprocessing
@@ -159,6 +160,20 @@ class _Reader:
             self._problems.append(str(error))
             return None
 
+    def _calibration(self) -> dict[str, Calibration]:
+        tables: dict[str, Any] = (self._get("calibration", dict) if "calibration" in self._data else None) or {}
+        if tables and self._data.get("task") != PROMPTABLE:
+            self._problems.append(f"calibration is for {PROMPTABLE} bundles, this one is {self._data.get('task')}")
+        found = {}
+        for kind, values in tables.items():
+            try:
+                if kind not in KINDS:
+                    raise ValueError(f"there is no such kind of prompt, expected: {', '.join(KINDS)}")
+                found[kind] = Calibration.from_dict(values)
+            except (ValueError, OverflowError) as error:
+                self._problems.append(f"calibration.{kind} is not valid: {error}")
+        return found
+
     def _single_mask(self) -> str:
         if "single" not in self._prompts:
             return SINGLE_MASKS[0]
@@ -217,6 +232,7 @@ class _Reader:
             multimask_outputs=self._count("outputs.multimask_outputs") if images else 0,
             zoom=self._zoom(),
             auto=self._auto(),
+            calibration=self._calibration(),
             classes=self._classes(),
             flops=self._flops(),
             licence=self._get("licence", dict) or {},

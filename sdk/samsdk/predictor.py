@@ -20,6 +20,7 @@ from samsdk.errors import BundleError, PromptError
 from samsdk.io.images import as_scan
 from samsdk.manifest import SEMANTIC
 from samsdk.masks import upsample_region
+from samsdk.measuring.calibration import calibration_for
 from samsdk.measuring.perturbation import vary
 from samsdk.millimetres import prompt_pixels
 from samsdk.prompts import DecoderInputs, Prompt, check_kinds, encode_prompt, warn_untrained
@@ -192,7 +193,8 @@ class Predictor(SamPredictor):
         for members in alike_prompts(inputs, self.provider):
             answers = self._answer_group(embedding, [inputs[index] for index in members], multimask)
             results.update(zip(members, answers, strict=True))
-        return [results[index] for index in range(len(prompts))]
+        tables = [calibration_for(self.manifest.calibration, prompt.kinds) for prompt in prompts]
+        return [replace(results[index], calibration=table) for index, table in enumerate(tables)]
 
     def decode_all(self, embedding: Embedding, prompt: Prompt) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """All that the decoder's graph makes of one prompt, before any mask is chosen.

@@ -19,6 +19,7 @@ from samsdk.io.dicom import Source
 from samsdk.io.dicom_spacing import Spacing
 from samsdk.io.images import as_array, write_png
 from samsdk.masks import Region, encode_rle, polygons
+from samsdk.measuring.calibration import Calibration
 from samsdk.measuring.measurement import Measurement, measure
 from samsdk.splitting import Splitting, number_objects
 from samsdk.transforms import Frame
@@ -47,6 +48,7 @@ class Result:
         spacing: (x, y) millimetres a pixel of the image as given, None if unknown.
         source: the DICOM object that the image comes from, None if it comes from another file.
         variations: what prompts that were moved a little gave, see `samsdk.measuring.perturbation`.
+        calibration: what scores are worth after such a prompt; None where the bundle does not say.
     """
 
     regions: tuple[Region, ...]
@@ -60,6 +62,7 @@ class Result:
     spacing: Spacing | None = field(default=None, kw_only=True)
     source: Source | None = field(default=None, kw_only=True)
     variations: tuple[Region, ...] = field(default=(), kw_only=True)
+    calibration: Calibration | None = field(default=None, kw_only=True)
 
     @property
     def best(self) -> int:
@@ -85,6 +88,17 @@ class Result:
     def score(self) -> float:
         """The best mask's score."""
         return float(self.scores[self.best])
+
+    @property
+    def confidence(self) -> float:
+        """The IoU to be expected of the best mask, 0 to 1.
+
+        By the bundle's table for this kind of prompt, which was fitted to answers whose true IoU is known; where it
+        has none, the score itself, cut to 0 to 1.
+        """
+        if self.calibration is None:
+            return min(max(self.score, 0.0), 1.0)
+        return self.calibration.expected_iou(self.score)
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
@@ -119,7 +133,7 @@ class Result:
         """Measure the best mask: in pixels, and in millimetres where the size of a pixel is known.
 
         With `variations` each value has a range, which shows whether the mask depends on where exactly somebody
-        pointed.
+        pointed. How well it is expected to fit is `confidence`.
         """
         return measure(self.region, self.spacing, self.variations)
 
@@ -147,7 +161,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it; the mask as COCO run-length encoding."""
-        return {"score": self.score, "scores": [float(score) for score in self.scores], **self._summary()}
+        scores = [float(score) for score in self.scores]
+        return {"score": self.score, "scores": scores, "confidence": self.confidence, **self._summary()}
 
     def _summary(self) -> dict[str, Any]:
         return {

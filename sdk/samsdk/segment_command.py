@@ -160,7 +160,8 @@ def _measured(measurement: Measurement) -> list[str]:
 def _describe(result: samsdk.Result) -> list[str]:
     if not isinstance(result, samsdk.SemanticResult):
         points = f"  points {len(result.points)}" if isinstance(result, samsdk.AutoResult) else ""
-        return [f"score {result.score:.3f}  area {result.area} px  box {result.box}{points}"]
+        certainty = f"score {result.score:.3f}  confidence {result.confidence:.3f}"
+        return [f"{certainty}  area {result.area} px  box {result.box}{points}"]
     return [
         f"{number} {name}: area {region.area} px  box {region.box}"
         for (number, name), region in zip(result.labels.items(), result.regions, strict=True)

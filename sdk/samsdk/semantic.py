@@ -35,7 +35,7 @@ class SemanticResult(Result):
 
     Attributes:
         regions: K masks, in the order of `labels`; `masks` are the same as [K, H, W] bool.
-        scores: empty; the model has no estimate of its masks' quality, and so no `best` and no `score`.
+        scores: empty; the model has no estimate of its masks' quality, and so no `best`, `score` or `confidence`.
         low_res_logits: [1 + K, 4E, 4E] float32, the first of the background.
         labels: name of each class by its number as text, `1` to K.
         label_map: [H, W] uint8, the number of each pixel's class, 0 where there is none.

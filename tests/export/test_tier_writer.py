@@ -10,11 +10,12 @@ import pytest
 import samsdk
 from samsdk import Bundle, MissingExtraError
 from samsdk.backends import openvino
+from samsdk.bundle_staging import write_manifest
 from samsdk.tiers import Graph, Plan, TierReader
 from samsdk_export import bundle_writer, tier_writer
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_export.calibration import CalibrationError, CalibrationSets, largest_change
-from samsdk_export.manifest_writer import file_entry, plan_entry, write_manifest
+from samsdk_export.manifest_writer import file_entry, plan_entry
 from samsdk_export.onnx_export import ExportError
 from samsdk_export.parity import ParityError
 from samsdk_export.precision import Found, lowered_plan

@@ -57,6 +57,7 @@ def test_segment_with_json(
     assert data["rle"] == expected.rle()
     assert data["box"] == list(expected.box or ())
     assert data["score"] == pytest.approx(expected.score, abs=1e-5)
+    assert data["confidence"] == pytest.approx(expected.confidence, abs=1e-5)
     assert (data["size"], data["area"]) == ([512, 512], expected.area)
     assert (data["bundle"], data["provider"]) == (expected.bundle, "CPUExecutionProvider")
     assert set(data["timings"]) == {"preprocess", "encode", "decode", "postprocess"}
@@ -72,7 +73,9 @@ def test_segment_for_people_writes_mask_and_overlay(
     )
     assert (code, err) == (0, "")
     expected = predictor.segment(tissue, points=[(200, 180), (20, 30)], labels=[1, 0])
-    assert out.startswith(f"score {expected.score:.3f}  area {expected.area} px  box {expected.box}\n")
+    assert out.startswith(
+        f"score {expected.score:.3f}  confidence {expected.confidence:.3f}  area {expected.area} px  box "
+    )
     assert f"output: {out_file}\noverlay: {overlay}\n" in out
     np.testing.assert_array_equal(cv2.imread(str(out_file), cv2.IMREAD_UNCHANGED), expected.mask * np.uint8(255))
     np.testing.assert_array_equal(cv2.imread(str(overlay))[..., ::-1], expected.overlay(tissue))

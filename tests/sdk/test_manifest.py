@@ -8,6 +8,7 @@ import pytest
 from samsdk.errors import BundleError
 from samsdk.manifest import Manifest
 from samsdk.manifest_reader import is_safe_name, read_manifest
+from samsdk.measuring import Calibration
 from samsdk.tiers import Graph, Plan
 from samsdk.zoom import Zoom
 
@@ -57,6 +58,14 @@ def test_every_field_is_read(valid: dict[str, Any]) -> None:
     assert manifest.licence == {"id": "CC0-1.0", "source": "random weights", "attribution": "none"}
 
 
+def test_tables_of_what_scores_are_worth_by_kind_of_prompt(valid: dict[str, Any]) -> None:
+    assert read(valid).calibration == {}
+    manifest = read({**valid, "calibration": {"points": TABLE}})
+    assert manifest.calibration == {"points": Calibration((0.2, 0.8), (0.1, 0.9), 12)}
+    with pytest.raises(BundleError, match="calibration is for promptable bundles, this one is semantic"):
+        read({**valid, "task": "semantic", "calibration": {"points": TABLE}})
+
+
 def test_what_a_decoder_takes_and_gives_as_a_mask(valid: dict[str, Any]) -> None:
     manifest = read(valid)
     assert (manifest.preprocessing.mask_prompt, manifest.single_mask) == ("logits", "first")
@@ -87,7 +96,26 @@ def test_what_is_no_manifest_is_refused(text: bytes, message: str) -> None:
         read_manifest(text)
 
 
+TABLE = {"scores": [0.2, 0.8], "iou": [0.1, 0.9], "images": 12}
 PROBLEMS = [
+    ("calibration", [], "calibration has the wrong type: []"),
+    (
+        "calibration",
+        {"mask": TABLE},
+        "calibration.mask is not valid: there is no such kind of prompt, expected: box, p",
+    ),
+    (
+        "calibration",
+        {"box": [0.1]},
+        "calibration.box is not valid: a calibration must be an object of images, iou, sco",
+    ),
+    (
+        "calibration",
+        {"box": {**TABLE, "iou": [0.9, 0.1]}},
+        "calibration.box is not valid: the calibration is not valid",
+    ),
+    ("calibration", {"box": {**TABLE, "scores": [0.2, float("inf")]}}, "scores and iou must be finite"),
+    ("calibration", {"box": {**TABLE, "scores": [0.2, 10**400]}}, "calibration.box is not valid"),
     ("name", ..., "name is missing"),
     ("version", 1, "version has the wrong type: 1"),
     ("task", "regression", "task is 'regression', expected: promptable, semantic, auto, volume"),

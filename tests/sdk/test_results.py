@@ -14,6 +14,7 @@ from pycocotools import mask as coco
 
 from samsdk import ImageError, MissingExtraError, OutputError, Predictor, Result, SamsdkError
 from samsdk.masks import Region
+from samsdk.measuring import Calibration
 from samsdk.results import OVERLAY_COLOUR
 from samsdk.transforms import Preprocessing
 
@@ -66,6 +67,18 @@ def test_the_best_mask_is_that_of_the_highest_score(result: Result) -> None:
     assert result.area == np.count_nonzero(disc(12))
     # Radius below 12 around (30, 20).
     assert result.box == (19, 9, 42, 32)
+
+
+def test_confidence_is_what_the_table_says_of_the_best_score(result: Result) -> None:
+    table = Calibration((0.5, 1.0), (0.3, 0.9), 10)
+    assert replace(result, calibration=table).confidence == pytest.approx(0.6)
+    assert replace(result, calibration=table).to_dict()["confidence"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("score", "expected"), [(0.75, 0.75), (1.25, 1.0), (-0.5, 0.0)])
+def test_without_a_table_confidence_is_the_score_cut_to_0_to_1(score: float, expected: float) -> None:
+    made = make(disc(5), scores=[score])
+    assert (made.score, made.confidence) == (score, expected)
 
 
 def test_the_parts_of_a_real_result_belong_together(real: Result) -> None:
@@ -206,6 +219,7 @@ def test_to_dict_is_complete_and_json_can_hold_it(result: Result) -> None:
         "size": [50, 70],
         "score": 0.75,
         "scores": [0.25, 0.75, 0.5],
+        "confidence": 0.75,
         "area": np.count_nonzero(disc(12)),
         "box": [19, 9, 42, 32],
         "window": [10, 0, 60, 50],

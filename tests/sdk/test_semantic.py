@@ -123,6 +123,8 @@ def test_a_semantic_result_has_a_mask_for_each_class(result: SemanticResult) -> 
     assert result.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert list(result.timings) == ["preprocess", "encode", "decode", "postprocess"]
     with pytest.raises(AttributeError, match="a mask for each class and no scores"):
+        _ = result.confidence
+    with pytest.raises(AttributeError, match="a mask for each class and no scores"):
         _ = result.score
 
 

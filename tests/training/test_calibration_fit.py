@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from samsdk_training.calibration_fit import Scored, fit_calibration, fit_calibrations, prompt_kind, read_scored
+from samsdk_training.calibration_fit import (
+    Scored,
+    fit_calibration,
+    held_out_errors,
+    prompt_kind,
+    read_scored,
+    rows_by_kind,
+)
 from samsdk_training.evaluation import ObjectScores, calibration
 from samsdk_training.evaluation.report import write_rows
 from samsdk_training.set_folder import DataError
@@ -81,9 +88,41 @@ def test_from_the_rows_of_an_evaluation(tmp_path: Path) -> None:
     rows = read_scored(tmp_path / "rows.csv")
     assert rows[0] == Scored("set", "i0", "box", 0.85, 0.8)
     assert [row.kind for row in rows[:3]] == ["box", "points", "points"]
-    tables = fit_calibrations(rows)
-    assert list(tables) == ["box", "points"]
-    assert tables["box"].images == 12
+    by_kind = rows_by_kind(rows)
+    assert {kind: len(found) for kind, found in by_kind.items()} == {"box": 12, "points": 24}
+    assert list(by_kind) == ["box", "points"]
+    assert fit_calibration(by_kind["box"]).images == 12
+
+
+def test_each_set_is_judged_by_a_table_that_was_fitted_to_the_others() -> None:
+    rows = [row for seed in range(4) for row in answers(f"s{seed}", 60, seed)]
+    # One whose scores are right: no table of the others is better for it.
+    rows += [Scored("right", str(index), "box", score, score) for index, score in enumerate(np.linspace(0.3, 1, 50))]
+    errors = held_out_errors(rows)
+    assert list(errors.before) == list(errors.after) == ["right", "s0", "s1", "s2", "s3"]
+    others = fit_calibration([row for row in rows if row.set_name != "s2"])
+    own = [row for row in rows if row.set_name == "s2"]
+    assert errors.before["s2"] == error(own, [row.score for row in own])
+    assert errors.after["s2"] == error(own, [others.expected_iou(row.score) for row in own])
+    assert errors.before["right"] == pytest.approx(0, abs=1e-12)
+    assert errors.after["right"] > 0.05
+    assert errors.means == (np.mean(list(errors.before.values())), np.mean(list(errors.after.values())))
+    assert errors.improved
+
+
+def test_scores_that_are_right_do_not_get_better() -> None:
+    rng = np.random.default_rng(3)
+    rows = [
+        Scored(f"s{number}", str(index), "box", score, score)
+        for number in range(3)
+        for index, score in enumerate(rng.uniform(0, 1, 40))
+    ]
+    assert not held_out_errors(rows).improved
+
+
+def test_one_set_cannot_be_judged() -> None:
+    with pytest.raises(DataError, match="two sets or more, got s"):
+        held_out_errors(answers("s", 30, 0))
 
 
 @pytest.mark.parametrize(("prompt", "kind"), [("box", "box"), ("point1", "points"), ("point12", "points")])

@@ -1,4 +1,4 @@
-"""Fitting what a model's scores are worth, from the rows that `samsdk evaluate --csv` writes."""
+"""Fitting what a model's scores are worth, from the rows that `samsdk evaluate --csv` writes, and judging the fit."""
 
 import csv
 import os
@@ -10,10 +10,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
+from samsdk.errors import MissingExtraError
 from samsdk.measuring.calibration import KINDS, Calibration
 from samsdk_training.evaluation.objects import point_count
+from samsdk_training.evaluation.summary import calibration
 from samsdk_training.set_folder import DataError
 
 _COLUMNS: Final = ("set", "image", "prompt", "iou", "predicted_iou")
@@ -85,7 +86,12 @@ def fit_calibration(rows: Sequence[Scored]) -> Calibration:
 
     Raises:
         DataError: there are no rows.
+        MissingExtraError: scipy is not installed.
     """
+    try:
+        from scipy.optimize import isotonic_regression
+    except ImportError as error:
+        raise MissingExtraError("fitting a calibration needs scipy: pip install 'samsdk[train]'") from error
     if not rows:
         raise DataError("nothing to fit a calibration to: there are no rows of this kind of prompt")
     counts = Counter(row.set_name for row in rows)
@@ -105,12 +111,62 @@ def fit_calibration(rows: Sequence[Scored]) -> Calibration:
     return Calibration(tuple(table), tuple(table.values()), images)
 
 
-def fit_calibrations(rows: Iterable[Scored]) -> Mapping[str, Calibration]:
-    """A table for each kind of prompt that there are rows of."""
-    by_kind: dict[str, list[Scored]] = {}
+@dataclass(frozen=True)
+class HeldOut:
+    """Expected calibration errors of sets to which the table was not fitted.
+
+    Attributes:
+        before: of the scores as they are, by set.
+        after: of what the table makes of them, by set; it was fitted to the other sets.
+    """
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """The means over sets of `before` and `after`."""
+        before, after = (float(np.mean(list(errors.values()))) for errors in (self.before, self.after))
+        return before, after
+
+    @property
+    def improved(self) -> bool:
+        """Whether a table is nearer to the truth than the scores as they are."""
+        before, after = self.means
+        return after < before
+
+
+def held_out_errors(rows: Sequence[Scored]) -> HeldOut:
+    """Leave out one set after the other, fit to the rest, and compare with what the answers of that set were worth.
+
+    Args:
+        rows: answers to one kind of prompt, of two sets or more.
+
+    Raises:
+        DataError: there are fewer sets.
+    """
+    sets = sorted({row.set_name for row in rows})
+    if len(sets) < 2:
+        raise DataError(
+            f"a calibration is judged by sets that it was not fitted to: expected rows of two sets or more, got "
+            f"{', '.join(sets) or 'none'}"
+        )
+    before, after = {}, {}
+    for name in sets:
+        fitted = fit_calibration([row for row in rows if row.set_name != name])
+        held_out = [row for row in rows if row.set_name == name]
+        iou, scores = np.array([row.iou for row in held_out]), np.array([row.score for row in held_out])
+        before[name] = float(calibration(scores, iou)["error"])
+        after[name] = float(calibration(np.array([fitted.expected_iou(one) for one in scores]), iou)["error"])
+    return HeldOut(before, after)
+
+
+def rows_by_kind(rows: Iterable[Scored]) -> dict[str, list[Scored]]:
+    """The rows of each kind of prompt, in the order of `samsdk.measuring.calibration.KINDS`."""
+    by_kind: dict[str, list[Scored]] = {kind: [] for kind in KINDS}
     for row in rows:
-        by_kind.setdefault(row.kind, []).append(row)
-    return {kind: fit_calibration(by_kind[kind]) for kind in KINDS if kind in by_kind}
+        by_kind[row.kind].append(row)
+    return {kind: found for kind, found in by_kind.items() if found}
 
 
 def _joined(starts: NDArray[np.intp], count: int) -> list[slice]:

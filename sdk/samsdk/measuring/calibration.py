@@ -1,6 +1,6 @@
 """From a model's own score of a mask to the IoU that masks with such a score really had."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -65,6 +65,16 @@ class Calibration:
         if not numbers or type(values["images"]) is not int:
             raise ValueError(f"a calibration holds two lists of numbers and a count of images, got {values!r}")
         return cls(tuple(map(float, columns[0])), tuple(map(float, columns[1])), values["images"])
+
+
+def calibration_for(tables: Mapping[str, Calibration], kinds: Collection[str]) -> Calibration | None:
+    """The table for a prompt; None where its kind has none. A mask alone is of no kind that is calibrated.
+
+    Args:
+        tables: by kind, out of `KINDS`.
+        kinds: all kinds that the prompt is of, see `samsdk.Prompt.kinds`.
+    """
+    return next((tables.get(kind) for kind in KINDS if kind in kinds), None)
 
 
 def _is_number(value: object) -> bool:

@@ -46,6 +46,7 @@ def answer_reply(answer: Answer, spacing: Spacing | None, include: Collection[Pa
         "object": answer.object,
         "score": result.score,
         "scores": [float(score) for score in result.scores],
+        "confidence": result.confidence,
         "size": list(result.frame.original_size),
         "area": result.area,
         "box": list(result.box) if result.box else None,

@@ -94,6 +94,7 @@ class AnswerReply(BaseModel):
     object: int
     score: float = Field(description="the model's own estimate of the mask's IoU")
     scores: list[float] = Field(description="of all masks, where several were asked for")
+    confidence: float = Field(description="the IoU to be expected of the mask; the score where nothing else is known")
     size: list[int] = Field(description="height, width of the image")
     area: int = Field(description="pixels of the mask")
     box: list[int] | None = Field(description="tight box (x0, y0, x1, y1), x1 and y1 exclusive; null if it is empty")

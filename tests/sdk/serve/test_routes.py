@@ -31,6 +31,7 @@ def test_a_prompt_gives_the_mask_that_the_predictor_gives(
     assert reply["polygons"] == [outline.tolist() for outline in expected.polygons()]
     assert (reply["area"], tuple(reply["box"])) == (expected.area, expected.box)
     assert reply["score"] == pytest.approx(expected.score, abs=1e-6)
+    assert reply["confidence"] == pytest.approx(expected.confidence, abs=1e-6)
     assert tuple(reply["window"]) == expected.frame.window
 
 

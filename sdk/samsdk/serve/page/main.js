@@ -107,7 +107,7 @@ async function timed(start, prompt) {
     work.measure(answer).catch(report);
     element("latency").textContent = `${Math.round(drawn - start)} ms (model ${Math.round(answer.timings.total)})`;
     element("status").textContent = answer.box
-      ? `Object ${answer.object}: confidence ${Math.round(100 * answer.score)} %`
+      ? `Object ${answer.object}: confidence ${Math.round(100 * answer.confidence)} %`
       : "Nothing found there. Try another place or a box.";
   } catch (problem) {
     element("status").textContent = "";

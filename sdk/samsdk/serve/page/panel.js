@@ -21,9 +21,9 @@ function area(answer) {
   return found.find((one) => one.unit === "mm²") ?? { value: answer.area, unit: "px²" };
 }
 
-function advice(score) {
-  if (score >= 0.8) return "";
-  return score >= 0.6 ? "Check the outline." : "Low: correct it with more clicks or a box.";
+function advice(confidence) {
+  if (confidence >= 0.8) return "";
+  return confidence >= 0.6 ? "Check the outline." : "Low: correct it with more clicks or a box.";
 }
 
 const FIRST = ["area", "longest diameter", "shortest diameter"];
@@ -160,9 +160,9 @@ export class Panel {
     element("measures").replaceChildren(...shown(true));
     element("more").replaceChildren(...shown(false));
     element("more-measures").hidden = rows.length <= 1;
-    element("confidence").value = answer.score;
-    element("confidence-text").textContent = `${Math.round(100 * answer.score)} %`;
-    element("advice").textContent = advice(answer.score);
+    element("confidence").value = answer.confidence;
+    element("confidence-text").textContent = `${Math.round(100 * answer.confidence)} %`;
+    element("advice").textContent = advice(answer.confidence);
   }
 
   item(one) {
