@@ -50,6 +50,31 @@ def serve_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*rows, "", note])
 
 
+def confidence_table(result: Mapping[str, Any]) -> str:
+    """What the default model's score is worth, and what a table makes of it on sets that it was not fitted to."""
+    parts = []
+    for kind, row in result["kinds"].items():
+        parts.append("\n".join([f"| score after {kind} | true IoU, mean | answers |", "|---" * 3 + "|", *_curve(row)]))
+    sets = result["sets"]
+    rows = ["| set that was left out | objects | " + " | ".join(f"{kind}: before, after" for kind in result["kinds"])]
+    rows = [f"{rows[0]} |", "|---" * (2 + len(result["kinds"])) + "|"]
+    errors = [row["held_out_error"] for row in result["kinds"].values()]
+    for name, one in sets.items():
+        cells = [f"{error['before']['sets'][name]:.3f}, {error['after']['sets'][name]:.3f}" for error in errors]
+        rows.append(f"| {name} | {one['objects']} | " + " | ".join(cells) + " |")
+    means = [f"{error['before']['mean']:.3f}, {error['after']['mean']:.3f}" for error in errors]
+    rows.append(f"| **mean** | {sum(one['objects'] for one in sets.values())} | " + " | ".join(means) + " |")
+    note = (
+        "Expected calibration error of the score as it is, and of a table that was fitted to the other sets. Tight "
+        f"boxes; one and three points. {machine(result)}."
+    )
+    return "\n\n".join([*parts, "\n".join(rows), note])
+
+
+def _curve(row: Mapping[str, Any]) -> list[str]:
+    return [f"| {one['predicted']:.2f} | {one['actual']:.2f} | {one['count']} |" for one in row["curve"]]
+
+
 def head_table(result: Mapping[str, Any]) -> str:
     """Head circumference from a prompt."""
     rows = ["| prompt | as `segment` answers | way chosen on the heads that taught | largest error |", "|---" * 4 + "|"]

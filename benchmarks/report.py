@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bedside_tables import everything_table, head_table, serve_table
+from bedside_tables import confidence_table, everything_table, head_table, serve_table
 from results import ROOT, machine, read_results
 from side_by_side_tables import conditions, detail_tables, main_table, soak_table
 from training_tables import summary_table as trained_summary
@@ -308,6 +308,14 @@ def accuracy_numbers() -> str:
     return "\n\n".join([BEGIN, *(set_tables(result) for result in read_results("evaluation")), END])
 
 
+def measuring_numbers() -> str:
+    """The generated part of docs/measuring.md."""
+    heads = [head_table(result) for result in read_results("head_circumference")]
+    confidence = [confidence_table(result) for result in read_results("confidence")]
+    title = "## Confidence of the default model on sets that never taught it"
+    return "\n\n".join([BEGIN, *heads, title, *confidence, END])
+
+
 def main() -> int:
     """Write the parts, or with --check only say whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -325,7 +333,7 @@ def main() -> int:
         (ROOT / "docs" / "benchmarks.md", benchmarks_numbers()),
         (ROOT / "docs" / "everything.md", tables(everything_table, "everything")),
         (ROOT / "docs" / "serve.md", tables(serve_table, "serve")),
-        (ROOT / "docs" / "measuring.md", tables(head_table, "head_circumference")),
+        (ROOT / "docs" / "measuring.md", measuring_numbers()),
     ):
         old = path.read_text(encoding="utf-8")
         new = re.sub(re.escape(BEGIN) + ".*" + re.escape(END), lambda _, text=numbers: text, old, flags=re.DOTALL)

@@ -350,7 +350,8 @@ def test_the_command_line_needs_no_prompt(
     assert cli.main([*how, str(auto_bundle), "--instances", str(numbers), "-o", str(tmp_path / "mask.png")]) == 0
     result = told(samsdk.segment(image, model=auto_bundle, device="cpu"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"score {result.score:.3f}  area {result.area} px  box {result.box}  points {len(result.points)}"
+    certainty = f"score {result.score:.3f}  confidence {result.confidence:.3f}"
+    assert lines[0] == f"{certainty}  area {result.area} px  box {result.box}  points {len(result.points)}"
     assert f"instances: {numbers}" in lines
     np.testing.assert_array_equal(cv2.imread(str(numbers), cv2.IMREAD_UNCHANGED), result.instances())
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED) > 0, result.mask)

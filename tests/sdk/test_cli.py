@@ -73,9 +73,8 @@ def test_segment_for_people_writes_mask_and_overlay(
     )
     assert (code, err) == (0, "")
     expected = predictor.segment(tissue, points=[(200, 180), (20, 30)], labels=[1, 0])
-    assert out.startswith(
-        f"score {expected.score:.3f}  confidence {expected.confidence:.3f}  area {expected.area} px  box "
-    )
+    certainty = f"score {expected.score:.3f}  confidence {expected.confidence:.3f}"
+    assert out.startswith(f"{certainty}  area {expected.area} px  box {expected.box}\n")
     assert f"output: {out_file}\noverlay: {overlay}\n" in out
     np.testing.assert_array_equal(cv2.imread(str(out_file), cv2.IMREAD_UNCHANGED), expected.mask * np.uint8(255))
     np.testing.assert_array_equal(cv2.imread(str(overlay))[..., ::-1], expected.overlay(tissue))

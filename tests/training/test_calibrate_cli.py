@@ -103,10 +103,8 @@ def test_a_table_takes_the_place_of_the_former_one(tiny_bundle: Path, tmp_path: 
     code, out, _ = run(tiny_bundle, "--scores", other, "-o", tiny_bundle)
     assert (code, list(Bundle.open(tiny_bundle).manifest.calibration)) == (0, ["points"])
     before, after = held_out_errors(read_scored(other)).means
-    assert out == (
-        f"points: expected calibration error of a left-out set, mean of 4: {before:.3f} before, {after:.3f} after: kept\n"
-        f"bundle: {tiny_bundle}\n"
-    )
+    errors = f"mean of 4: {before:.3f} before, {after:.3f} after"
+    assert out == f"points: expected calibration error of a left-out set, {errors}: kept\nbundle: {tiny_bundle}\n"
 
 
 def test_nothing_is_written_where_nothing_gets_better(exported_bundle: Path, tmp_path: Path, run: Run) -> None:

@@ -39,7 +39,7 @@ def _run(args: argparse.Namespace) -> Report:
 
     - `bundle`: the bundle's identity; `written`: where it was written, null if no kind of prompt got better.
     - `kinds`, by kind of prompt: `images`, `answers`, `improved`, and `held_out_error`: the expected calibration error
-      `before` and `after`, each with the `mean` over sets and `sets`, by name (see `held_out_errors`).
+      `before` and `after` (see `held_out_errors`).
     """
     bundle = Bundle.open(hub.resolve_bundle(args.bundle))
     rows = rows_by_kind(_read(args.scores))
@@ -85,7 +85,7 @@ def _check(bundle: Bundle, rows: dict[str, list[Scored]]) -> None:
 def _write(bundle: Bundle, better: dict[str, list[Scored]], judged: dict[str, HeldOut], output: Path) -> Path:
     manifest = json.loads(bundle.read_manifest_text())
     manifest["calibration"] = {kind: fit_calibration(rows).to_dict() for kind, rows in better.items()}
-    manifest["lineage"]["calibration"] = {kind: _errors(judged[kind]) for kind in better}
+    manifest["lineage"]["calibration"] = {kind: judged[kind].to_dict() for kind in better}
     return write_changed(bundle, output, manifest)
 
 
@@ -94,15 +94,7 @@ def _describe(rows: list[Scored], errors: HeldOut) -> dict[str, Any]:
         "images": len({(row.set_name, row.image) for row in rows}),
         "answers": len(rows),
         "improved": errors.improved,
-        "held_out_error": _errors(errors),
-    }
-
-
-def _errors(errors: HeldOut) -> dict[str, Any]:
-    before, after = errors.means
-    return {
-        "before": {"mean": before, "sets": dict(errors.before)},
-        "after": {"mean": after, "sets": dict(errors.after)},
+        "held_out_error": errors.to_dict(),
     }
 
 

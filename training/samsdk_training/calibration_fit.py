@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +134,14 @@ class HeldOut:
         """Whether a table is nearer to the truth than the scores as they are."""
         before, after = self.means
         return after < before
+
+    def to_dict(self) -> dict[str, Any]:
+        """`before` and `after` as JSON can hold them, each with the `mean` over sets and `sets`, by name."""
+        before, after = self.means
+        return {
+            "before": {"mean": before, "sets": dict(self.before)},
+            "after": {"mean": after, "sets": dict(self.after)},
+        }
 
 
 def held_out_errors(rows: Sequence[Scored]) -> HeldOut:
