@@ -2,11 +2,11 @@
 
     python benchmarks/confidence.py --data FOLDER
 
-No image here taught the default model, and none is among those that its accuracy is reported on: `train.txt` of the
-sets whose `val.txt` benchmarks/evaluation.py reports and that may not teach weights that are given away, and the axial
-slices of the hippocampus' volumes after those that it reports. Each kind of prompt: predicted against true IoU, and the
-expected calibration error of each set before and after a table that was fitted to the other sets. None of the tables is
-kept: the same rule that keeps these sets from teaching the model keeps them from its bundle. The JSON goes to
+No image here taught the default model, and none is in docs/accuracy.md: `train.txt` of the sets whose `val.txt`
+benchmarks/evaluation.py reports and that may not teach weights that are given away, and the axial slices of the
+hippocampus' volumes after those that it reports. Each kind of prompt: predicted against true IoU, and the expected
+calibration error of each set before and after a table that was fitted to the other sets. None of the tables is kept:
+the rule that keeps these sets from teaching the model keeps them from its bundle, too. The JSON goes to
 benchmarks/results/.
 """
 
