@@ -68,8 +68,8 @@ def confidence_table(result: Mapping[str, Any]) -> str:
     note = (
         "Expected calibration error of the score as it is, and of a table that was fitted to the other sets. Over all "
         f"answers together, the score as it is: {overall}. Tight boxes; one and three points. None of these images is "
-        "in [accuracy.md](accuracy.md). ct_* and mr_hippocampus: Medical Segmentation Decathlon, Antonelli et al. 2022, "
-        f"CC BY-SA 4.0; mr_brain_tumour_brisc: Fateh et al. 2025, CC BY 4.0. {machine(result)}."
+        "in [accuracy.md](accuracy.md). ct_* and mr_hippocampus: Medical Segmentation Decathlon, Antonelli et al. "
+        f"2022, CC BY-SA 4.0; mr_brain_tumour_brisc: Fateh et al. 2025, CC BY 4.0. {machine(result)}."
     )
     return "\n\n".join([*parts, "\n".join(rows), note])
 
