@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.importers import import_weights
@@ -32,8 +31,9 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_sam(sam_vit_config("b"))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
-        save_file(model.state_dict(), path)
+        # The form that such weights are published in, which is what the importer reads; nothing else is written so.
+        path = Path(folder) / "weights.pth"
+        torch.save(model.state_dict(), path)
         checkpoint = import_weights(path, KIND)
     named = replace(checkpoint, lineage={"weights": "random"})
     write_bundle(named, destination, name=KIND, progress=lambda line: print(line, file=sys.stderr, flush=True))
