@@ -14,7 +14,7 @@ from results import ROOT, machine, read_results
 from side_by_side_tables import conditions, detail_tables, main_table, soak_table
 from training_tables import summary_table as trained_summary
 from training_tables import trained_numbers
-from volume_tables import propagation_table, volume_latency_table
+from volume_tables import propagation_table, volume_latency_table, volume_memory_table
 
 BEGIN = "<!-- numbers:begin (python benchmarks/report.py writes this part) -->"
 END = "<!-- numbers:end -->"
@@ -281,6 +281,8 @@ def volumes_numbers() -> str:
     parts = [propagation_table(result) for result in read_results("propagation")]
     for result in read_results("volume_latency"):
         parts += ["## Memory and latency of models for volumes", volume_latency_table(result)]
+    for result in read_results("volume_memory"):
+        parts += ["## Memory of a large volume", volume_memory_table(result)]
     return "\n\n".join([BEGIN, *parts, END])
 
 

@@ -36,3 +36,25 @@ def volume_latency_table(result: Mapping[str, Any]) -> str:
         f"windows in the mean; with preprocessing and labels back on the volume's grid. {machine(result)}."
     )
     return "\n".join([*rows, "", note])
+
+
+def volume_memory_table(result: Mapping[str, Any]) -> str:
+    """What processes take that segment a large volume."""
+    rows = [
+        "| way | bundle | backend | windows of | classes | said before, MB | measured, MB | limit, MB |",
+        "|---" * 8 + "|",
+    ]
+    for row in result["rows"]:
+        way = f"followed, {row['slices']} slices" if row["way"] == "followed" else "window by window"
+        crop = " x ".join(map(str, row["crop"])) if row["crop"] else ""
+        over = " (passed)" if row["peak_memory_mb"] > row["limit_mb"] else ""
+        rows.append(
+            f"| {way} | {row['bundle']} | {row['provider']} | {crop} | {row['classes']} | {row['planned_mb']:.0f} | "
+            f"{row['peak_memory_mb']:.0f}{over} | {row['limit_mb']:.0f} |"
+        )
+    shape = " x ".join(map(str, reversed(result["shape"])))
+    note = (
+        f"`samsdk segment` on a synthetic CT of {shape} voxels of int16 from a .nii.gz file to the written labels, a "
+        f"process each, all of it counted; swin_unetr with random weights, on the volume's own grid. {machine(result)}."
+    )
+    return "\n".join([*rows, "", note])

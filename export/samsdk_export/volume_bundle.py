@@ -18,7 +18,7 @@ from samsdk.manifest import FORMAT
 from samsdk.tiers import VOLUME_PARTS
 from samsdk.volumes.golden import GoldenCrop, write_crops
 from samsdk.volumes.grid import Sampler
-from samsdk.volumes.intensity import VoxelScale
+from samsdk.volumes.intensity import VoxelIntensity, VoxelScale
 from samsdk.volumes.predictor import INPUT, OUTPUT
 from samsdk.volumes.preprocessing import VolumePreprocessing
 from samsdk_export.manifest_writer import exporter, file_entry
@@ -107,20 +107,28 @@ def golden_crops(network: nn.Module, rules: VolumePreprocessing) -> list[GoldenC
         rules: the checkpoint's.
     """
     crops = []
-    for voxels in golden_volumes(rules.crop):
+    for voxels in golden_volumes(rules.crop, rules.intensity):
         given = torch.from_numpy(rules.intensity.apply(voxels))[None, None]
         with torch.inference_mode():
             crops.append(GoldenCrop.of(voxels, network(given)[0].numpy()))
     return crops
 
 
-def golden_volumes(crop: tuple[int, int, int]) -> list[NDArray[np.int16]]:
-    """Two real volumes of a head, [D, H, W] of a crop."""
+def golden_volumes(crop: tuple[int, int, int], intensity: VoxelIntensity) -> list[NDArray[np.int16]]:
+    """Two real volumes of a head, [D, H, W] of a crop.
+
+    Args:
+        crop: (D, H, W).
+        intensity: the checkpoint's. Where it has a window the numbers are stretched to it: these are MR, of which a
+            window of Hounsfield units may show one value alone, and norms then divide by rounding errors.
+    """
     found = []
     for name in _VOLUMES:
         values = read_canonical(_example(name)).values
         volume = np.ascontiguousarray((values if values.ndim == 3 else values[..., 0]).T)
         planes = Sampler(volume, _UNSCALED, crop).planes(0, crop[0])
+        if intensity.lowest is not None and intensity.highest is not None:
+            planes = np.interp(planes, (planes.min(), planes.max()), (intensity.lowest, intensity.highest))
         found.append(np.rint(planes).astype(np.int16))
     return found
 

@@ -64,8 +64,12 @@ def peak_memory_mb() -> float | None:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return resident_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def resident_mb(maxrss: int) -> float:
+    """What `ru_maxrss` of a process means on this system, in MB (1e6 bytes)."""
+    return maxrss / 1e6 if sys.platform == "darwin" else maxrss * 1024 / 1e6
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 import time
 from typing import Any, Final
 
@@ -9,9 +10,10 @@ import samsdk
 from samsdk.command import Report, WrongCallError, parse_numbers
 from samsdk.io.nifti import read_nifti
 from samsdk.predictor import Predictor
-from samsdk.propagation import Session
+from samsdk.propagation import PropagationPlan, Session
 from samsdk.volumes.predictor import VolumePredictor
 from samsdk.volumes.result import VolumeResult
+from samsdk.volumes.sliding import WindowPlan
 from samsdk.volumes.volume import Volume
 
 # What of a volume cannot be given or asked for: names of arguments and of their options.
@@ -71,7 +73,6 @@ def segment_volume(args: argparse.Namespace) -> Report:
     if given:
         raise WrongCallError(f"{' and '.join(given)} are for images, got the volume {args.image}")
     begun = time.perf_counter()
-    details: dict[str, Any] = {}
     predictor = samsdk.load(args.model, device=args.device, tier=args.tier)
     if isinstance(predictor, VolumePredictor):
         given = _given(args, {**_PROMPTS, **_OF_VOLUMES, **_WINDOW}) + (["--zoom"] if args.zoom else [])
@@ -79,7 +80,10 @@ def segment_volume(args: argparse.Namespace) -> Report:
             raise WrongCallError(
                 f"{predictor.manifest.name} finds what it knows by itself; leave {' and '.join(given)} out"
             )
-        result = predictor.segment(read_nifti(args.image), progress=_report)
+        volume = read_nifti(args.image)
+        plan = predictor.plan(volume)
+        details: dict[str, Any] = {"memory": _state(plan, f"{plan.windows} windows")}
+        result = predictor.segment(volume, progress=_report)
     else:
         _check_prompt(args, predictor)
         result, details = _follow(args, predictor, read_nifti(args.image))
@@ -104,6 +108,10 @@ def _check_prompt(args: argparse.Namespace, predictor: Predictor) -> None:
 
 def _follow(args: argparse.Namespace, predictor: Predictor, volume: Volume) -> tuple[VolumeResult, dict[str, Any]]:
     session = Session(predictor, volume, axis=args.axis or "z", scale=args.window, zoom=args.zoom)
+    # What the engine takes shows when it has run.
+    predictor.warm_up()
+    plan = session.plan(args.extent)
+    memory = _state(plan, f"up to {plan.slices} slices")
     result = session.prompt(
         args.slice,
         points=[point[:2] for point in args.point] if args.point else None,
@@ -115,7 +123,17 @@ def _follow(args: argparse.Namespace, predictor: Predictor, volume: Volume) -> t
     found = session.found
     slices = {"first": min(found), "last": max(found), "count": len(found)} if found else None
     scores = {str(index): round(one.score, 4) for index, one in found.items()}
-    return result, {"axis": session.planes.axis, "slices": slices, "scores": scores}
+    return result, {"axis": session.planes.axis, "slices": slices, "scores": scores, "memory": memory}
+
+
+def _state(plan: WindowPlan | PropagationPlan, work: str) -> dict[str, float | None]:
+    """Say on stderr what is about to be taken; the same for `--json`."""
+    own = round(plan.peak_bytes / 1e6, 1)
+    process = None if plan.process_bytes is None else round(plan.process_bytes / 1e6, 1)
+    whole = "beside the volume and the engine" if process is None else f"of {process:.0f} MB that the process takes"
+    sys.stderr.write(f"samsdk: {work}, at most {own:.0f} MB of memory {whole}\n")
+    sys.stderr.flush()
+    return {"peak_mb": own, "process_mb": process}
 
 
 def _describe(result: VolumeResult, data: dict[str, Any], seconds: float) -> list[str]:

@@ -163,10 +163,14 @@ def write_nifti(path: str | os.PathLike[str], labels: NDArray[Any], like: Volume
     if labels.shape != like.shape:
         raise VolumeError(f"the labels are {labels.shape}, the volume is {like.shape} [D, H, W]")
     values = labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
-    content = _label_image(nibabel, values.T, like).to_bytes()
-    zipped = os.fspath(path).lower().endswith(".gz")
+    image = _label_image(nibabel, values.T, like)
+    # Piece by piece: as bytes, the file would be held whole, and again compressed.
     with atomic_write(path) as file:
-        file.write(gzip.compress(content, _COMPRESSION, mtime=0) if zipped else content)
+        if not os.fspath(path).lower().endswith(".gz"):
+            image.to_stream(file)
+            return
+        with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as zipped:
+            image.to_stream(zipped)
 
 
 def _label_image(nibabel: types.ModuleType, values: NDArray[Any], like: Volume) -> Any:

@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike
 
 from samsdk.predictor import Predictor
 from samsdk.propagation.following import Following
+from samsdk.propagation.plan import PropagationPlan
 from samsdk.propagation.planes import Scale
 from samsdk.propagation.session import Session
 from samsdk.propagation.tracker import Progress
 from samsdk.volumes.result import VolumeResult
 from samsdk.volumes.volume import Volume
 
-__all__ = ["Following", "Session", "propagate"]
+__all__ = ["Following", "PropagationPlan", "Session", "propagate"]
 
 
 def propagate(

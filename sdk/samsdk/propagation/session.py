@@ -15,11 +15,12 @@ from samsdk.predictor import Predictor
 from samsdk.prompts import FOREGROUND, Prompt, check_kinds
 from samsdk.propagation.encodings import Encodings
 from samsdk.propagation.following import Following, Found
+from samsdk.propagation.plan import PropagationPlan
 from samsdk.propagation.planes import Planes, Scale
 from samsdk.propagation.tracker import Leg, Progress, Tracker, Watch
 from samsdk.transforms import Window
 from samsdk.volumes.result import VolumeResult
-from samsdk.volumes.volume import Volume
+from samsdk.volumes.volume import Volume, warn_if_unoriented
 
 NAME: Final = "object"
 """What the one class of the result is called."""
@@ -76,7 +77,9 @@ class Session:
             )
         self.predictor = predictor
         self.planes = Planes(volume, axis, scale)
-        self._encodings = Encodings(self._encode, int(memory_mb * 1e6))
+        warn_if_unoriented(volume, "its slices may not stand as those that the model was trained with", stacklevel=2)
+        self._memory = int(memory_mb * 1e6)
+        self._encodings = Encodings(self._encode, self._memory)
         self._tracker = Tracker(predictor, self.planes, self._encodings, following, predictor.zoom(zoom))
         self._state = _State()
         self._lock = threading.RLock()
@@ -90,6 +93,18 @@ class Session:
     def encoded(self) -> int:
         """How often the encoder has run for this session."""
         return self._encodings.encoded
+
+    def plan(self, extent: tuple[int, int] | None = None) -> PropagationPlan:
+        """Say what `prompt` will take, before it starts.
+
+        Args:
+            extent: see `prompt`.
+
+        Raises:
+            PromptError: the extent is not within the volume.
+        """
+        first, last = self._check_extent(extent, extent[0] if extent else 0)
+        return PropagationPlan.of(self.predictor.manifest, self.planes, last - first + 1, self._memory)
 
     def prompt(
         self,

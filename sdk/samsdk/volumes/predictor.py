@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-import warnings
 from dataclasses import replace
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from samsdk.volumes.labelling import Progress, Watched, label_volume
 from samsdk.volumes.preprocessing import EXPECTED_VOLUME, VolumePreprocessing
 from samsdk.volumes.result import VolumeResult
 from samsdk.volumes.sliding import WindowPlan
-from samsdk.volumes.volume import Volume
+from samsdk.volumes.volume import Volume, warn_if_unoriented
 
 INPUT: Final = "volume"
 OUTPUT: Final = "logits"
@@ -90,14 +89,16 @@ class VolumePredictor(Predictor):
             VolumeError: the volume cannot be read or used.
         """
         given = _as_volume(volume)
-        return self._plan(NetworkGrid.of(given, self.preprocessing), batch)
+        return self._plan(given, NetworkGrid.of(given, self.preprocessing), batch)
 
-    def _plan(self, grid: NetworkGrid, batch: int) -> WindowPlan:
+    def _plan(self, volume: Volume, grid: NetworkGrid, batch: int) -> WindowPlan:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise VolumeError(f"batch must be a whole number of windows of at least 1, got {batch!r}")
         plan = WindowPlan.of(grid, self.preprocessing, len(self.manifest.classes), batch)
         measured = (self.engines.certificate or {}).get("peak_memory_mb")
-        return plan if measured is None else replace(plan, process_bytes=int(measured * 1e6) + plan.peak_bytes)
+        if measured is None:
+            return plan
+        return replace(plan, process_bytes=int(measured * 1e6) + volume.array.nbytes + plan.peak_bytes)
 
     def segment(  # type: ignore[override]  # a label map instead of masks, and no prompts
         self,
@@ -137,11 +138,12 @@ class VolumePredictor(Predictor):
             The label map, on the grid of the volume as given.
 
         Raises:
-            VolumeError: the volume cannot be read or used, or something else came.
+            VolumeError: the volume cannot be read or used, or something else came, whatever the prompt.
             PromptError: there is a prompt.
             CancelledError: `cancel` was set.
             BackendError: the engine failed, or its output is not finite.
         """
+        _expect_volume(image)
         for prompt in (Prompt(points, labels, box, mask), Prompt(points_mm, None, box_mm)):
             check_kinds(prompt, self.manifest.prompt_kinds)
         if multimask or zoom or variations:
@@ -152,13 +154,9 @@ class VolumePredictor(Predictor):
         begun = time.perf_counter()
         volume = _as_volume(image)
         grid = NetworkGrid.of(volume, self.preprocessing)
-        plan = self._plan(grid, batch)
-        if not volume.oriented and self.preprocessing.orientation is not None:
-            warnings.warn(
-                "the volume's file does not say how the patient lies; left and right, front and back may be exchanged",
-                UserWarning,
-                stacklevel=2,
-            )
+        plan = self._plan(volume, grid, batch)
+        if self.preprocessing.orientation is not None:
+            warn_if_unoriented(volume, "left and right, front and back may be exchanged", stacklevel=2)
         engine = Watched(self.run, plan, progress, cancel)
         label_map = label_volume(volume, grid, self.preprocessing, len(self.manifest.classes), plan, engine)
         timings = {"run": engine.seconds * 1e3, "total": (time.perf_counter() - begun) * 1e3}
@@ -175,10 +173,13 @@ class VolumePredictor(Predictor):
 
 
 def _as_volume(image: Any) -> Volume:
-    if isinstance(image, Volume):
-        return image
-    if is_nifti(image):
-        return read_nifti(os.fspath(image))
+    _expect_volume(image)
+    return image if isinstance(image, Volume) else read_nifti(os.fspath(image))
+
+
+def _expect_volume(image: Any) -> None:
+    if isinstance(image, Volume) or is_nifti(image):
+        return
     if getattr(image, "ndim", None) == 3:
         raise VolumeError("an array alone does not say how large its voxels are: give samsdk.Volume.of(array, spacing)")
     raise VolumeError(EXPECTED_VOLUME)

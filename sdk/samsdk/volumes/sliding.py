@@ -65,8 +65,8 @@ class WindowPlan:
         axes: those of the network's grid: the streamed one, the one that is cut into strips, the last one.
         order: which axis (0, 1, 2 for D, H, W) each of them is.
         strips: (start, stop) of each strip, in voxels of the volume along the second axis.
-        process_bytes: of the whole process with its engine: `peak_bytes` and what the bundle's certificate measured
-            with one window in a call; None where there is no such measurement.
+        process_bytes: of the whole process: `peak_bytes`, the volume as given, and what the bundle's certificate
+            measured of a process with the engine and one window in a call; None where there is no such measurement.
     """
 
     shape: tuple[int, int, int]

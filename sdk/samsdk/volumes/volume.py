@@ -1,5 +1,6 @@
 """A volume in memory: its voxels, and where each of them lies in the patient."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ class Volume:
     """A volume on its own grid, whatever way its axes run in the patient.
 
     Attributes:
-        array: [D, H, W] numbers, the third voxel index first: `array[z, y, x]` is nibabel's `data[x, y, z]`.
+        array: [D, H, W] numbers, the third voxel index first: `array[z, y, x]` is nibabel's `data[x, y, z]`. Nested
+            lists are taken, too, and become an array.
         affine: [4, 4] float64, from voxel indices (x, y, z, 1) to mm in the patient: to the right, to the front, to the
-            head (RAS+), as nibabel has it.
+            head (RAS+), as nibabel has it. Other real numbers and nested lists become float64.
         oriented: whether it is known how the patient lies; if not, the affine is only a guess at it.
         header: of the NIfTI file that it was read from, so that what is written for it has the same one; else None.
 
@@ -37,6 +39,8 @@ class Volume:
     header: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "array", _as_array(self.array))
+        object.__setattr__(self, "affine", _as_affine(self.affine))
         _check_array(self.array)
         _check_affine(self.affine)
 
@@ -51,10 +55,10 @@ class Volume:
         Raises:
             VolumeError: as the class; or the spacing is not three positive numbers.
         """
-        lengths = np.asarray(spacing, dtype=np.float64)
-        if lengths.shape != (3,) or not np.isfinite(lengths).all() or not (lengths > 0).all():
+        lengths = _real_numbers(spacing)
+        if lengths is None or lengths.shape != (3,) or not np.isfinite(lengths).all() or not (lengths > 0).all():
             raise VolumeError(f"spacing must be three positive lengths in mm, (z, y, x), got {spacing!r}")
-        return cls(np.asarray(array), np.diag([*lengths[::-1], 1.0]))
+        return cls(_as_array(array), np.diag([*lengths[::-1], 1.0]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,6 +80,46 @@ class Volume:
     def without_voxels(self) -> "Volume":
         """The same grid, its voxels all 0, which take no memory."""
         return replace(self, array=np.broadcast_to(np.uint8(0), self.shape))
+
+
+def warn_if_unoriented(volume: Volume, consequence: str, stacklevel: int) -> None:
+    """Warn of a volume of which it is not known how the patient lies.
+
+    Args:
+        volume: any.
+        consequence: what that means for its answer.
+        stacklevel: as `warnings.warn` takes it, of the caller.
+    """
+    if not volume.oriented:
+        text = f"the volume's file does not say how the patient lies; {consequence}"
+        warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)
+
+
+def _as_array(values: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        # numpy's text for lists of lists of different lengths.
+        raise VolumeError(f"expected an array of numbers [D, H, W], got a {type(values).__name__}: {error}") from error
+
+
+def _as_affine(values: ArrayLike) -> NDArray[np.float64]:
+    numbers = _real_numbers(values)
+    if numbers is None or numbers.shape != (4, 4) or not np.isfinite(numbers).all():
+        raise VolumeError(
+            f"the affine must be [4, 4] finite numbers, from voxel indices (x, y, z, 1) to mm, got {values!r}; where "
+            "only the spacing is known, Volume.of(array, spacing) makes one"
+        )
+    return numbers
+
+
+def _real_numbers(values: ArrayLike) -> NDArray[np.float64] | None:
+    """As float64; None for what holds something else."""
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError):
+        return None
+    return given.astype(np.float64, copy=False) if given.dtype.kind in "iuf" else None
 
 
 def _check_array(array: NDArray[Any]) -> None:
@@ -115,8 +159,6 @@ def check_size(shape: tuple[int, ...]) -> None:
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:
-    if affine.shape != (4, 4) or affine.dtype != np.float64 or not np.isfinite(affine).all():
-        raise VolumeError(f"the affine must be [4, 4] finite float64 numbers, got {affine!r}")
     if not np.array_equal(affine[3], [0, 0, 0, 1]):
         raise VolumeError(f"the last row of an affine is 0, 0, 0, 1, got {affine[3].tolist()}")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
