@@ -93,20 +93,6 @@ def measure(predictor: samsdk.Predictor, case: Case) -> dict[str, Any]:
     return {**row, "share": row["dice"] / row["ceiling"], "share_extent": row["dice_extent"] / row["ceiling"]}
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means by set and object."""
-    groups = dict.fromkeys((row["set"], row["object"]) for row in rows)
-    keys = ("dice", "dice_extent", "ceiling", "share", "share_extent", "seconds", "encoded")
-    return {
-        f"{name} {thing}": {
-            "volumes": len(members),
-            **{key: round(float(np.mean([row[key] for row in members])), 4) for key in keys},
-        }
-        for name, thing in groups
-        for members in [[row for row in rows if (row["set"], row["object"]) == (name, thing)]]
-    }
-
-
 def main() -> None:
     """Measure the objects and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,7 +110,6 @@ def main() -> None:
                 "bundle": predictor.bundle.identity,
                 "provider": predictor.provider,
                 "zoom": predictor.zoom() is not None,
-                "means": summarise(rows),
                 "objects": rows,
             }
             rules = {"following": asdict(Following()), "tuned_on": TUNED}

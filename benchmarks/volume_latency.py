@@ -101,10 +101,12 @@ def main() -> None:
     rows = []
     for (name, device), worker in workers.items():
         worker.end()
-        manifest = Bundle.open(bundles[name]).manifest
+        bundle = Bundle.open(bundles[name])
+        manifest = bundle.manifest
         rows.append(
             {
                 "bundle": name,
+                "identity": bundle.identity,
                 "device": device,
                 "crop": list(manifest.volume.crop) if manifest.volume else None,
                 "gflops_a_crop": round(sum(manifest.flops.values()) / 1e9, 2),

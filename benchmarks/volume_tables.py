@@ -1,21 +1,42 @@
 """The tables of docs/volumes.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from results import machine
 
 
 def propagation_table(result: Mapping[str, Any]) -> str:
-    """How well an object is followed through a volume, by bundle."""
-    rows = ["| bundle | object | volumes | Dice | ceiling | share | seconds a volume |", "|---" * 7 + "|"]
+    """How well an object is followed through a volume, by bundle; apart what the rules were tuned on."""
+    rows = ["| bundle | object | rules tuned on it | volumes | Dice | ceiling | share | seconds a volume |"]
+    rows.append("|---" * 8 + "|")
     rows += [
-        f"| {model} | {name} | {row['volumes']} | {row['dice']:.3f} | {row['ceiling']:.3f} | {row['share']:.0%} | "
-        f"{row['seconds']:.1f} |"
+        f"| {model} | {row['set']} {row['object']} | {'yes' if row['tuned_on'] else 'no'} | {row['volumes']} | "
+        f"{row['dice']:.3f} | {row['ceiling']:.3f} | {row['share']:.0%} | {row['seconds']:.1f} |"
         for model, measured in result["models"].items()
-        for name, row in measured["means"].items()
+        for row in summarise(measured["objects"])
     ]
     return "\n".join([*rows, "", f"{machine(result)}."])
+
+
+def summarise(objects: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means of benchmarks/propagation.py by set, object, and whether the rules were tuned on the volume."""
+    by = ("set", "object", "tuned_on")
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for one in objects:
+        groups.setdefault(tuple(one[name] for name in by), []).append(one)
+    return [
+        {
+            **dict(zip(by, group, strict=True)),
+            "volumes": len(members),
+            **{
+                name: float(np.mean([one[name] for one in members])) for name in ("dice", "ceiling", "share", "seconds")
+            },
+        }
+        for group, members in groups.items()
+    ]
 
 
 def volume_latency_table(result: Mapping[str, Any]) -> str:

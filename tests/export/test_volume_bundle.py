@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,8 @@ import nibabel.testing
 import numpy as np
 import onnx
 import pytest
+import skimage.data
+import skimage.io
 import torch
 from monai.inferers import sliding_window_inference
 
@@ -20,6 +23,7 @@ from samsdk.errors import BackendError, BundleError
 from samsdk.io.wheels import file_sha256
 from samsdk.volumes import Volume
 from samsdk.volumes.golden import GoldenCrop, measure_crops, read_crops, sample_logits, write_crops
+from samsdk.volumes.intensity import VoxelIntensity
 from samsdk_export import tier_writer
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_export.engine_writer import REPORT
@@ -29,34 +33,47 @@ from samsdk_export.tier_writer import TierRequest
 from samsdk_export.volume_bundle import golden_volumes
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from samsdk_training.models.auto_pro_sam_config import AutoProSamConfig
+from samsdk_training.models.swin_unetr import SwinUnetrConfig
 from samsdk_training.models.vit import VitConfig
-from samsdk_training.models.volume import build_volume_model
+from samsdk_training.models.volume import VolumeConfig, build_volume_model
 from samsdk_training.torch_volume_predictor import TorchVolumePredictor
 
-CROP = (16, 16, 24)
-CONFIG = AutoProSamConfig(
-    crop=CROP,
+# The teacher, and the student that ships. By how much their weights are moved, and the windows of `volume()`.
+AUTO_PRO_SAM = AutoProSamConfig(
+    crop=(16, 16, 24),
     classes=3,
     vit=VitConfig(image_size=64, embed_dim=16, depth=4, num_heads=2, global_blocks=(), window_size=2, out_channels=8),
     window=2,
     generator_widths=(4, 6),
     decoder_width=8,
 )
+SWIN_UNETR = SwinUnetrConfig(crop=(32, 32, 64), classes=3, feature_size=12)
+MODELS: dict[str, tuple[VolumeConfig, float, int]] = {
+    "auto_pro_sam": (AUTO_PRO_SAM, 0.1, 5 * 2 * 2),
+    "swin_unetr": (SWIN_UNETR, 0.02, 2),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Whose bundle is tested."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
+def checkpoint(architecture: str) -> Checkpoint:
     """A model for volumes with random weights, so that no term of it is 0 or 1."""
+    config, moved, _ = MODELS[architecture]
     torch.manual_seed(9)
-    model = build_volume_model(CONFIG)
+    model = build_volume_model(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * moved)
     return Checkpoint(
-        model=CONFIG.to_dict(),
+        model=config.to_dict(),
         geometry={
             "rule": "sliding_window",
-            "crop": list(CROP),
+            "crop": list(config.crop),
             "spacing": [2.0, 1.5, 1.5],
             "orientation": "RAS",
             "overlap": 0.5,
@@ -83,7 +100,7 @@ def test_a_checkpoint_comes_back_as_it_was(checkpoint: Checkpoint, tmp_path: Pat
     save_checkpoint(checkpoint, tmp_path / "saved")
     loaded = load_checkpoint(tmp_path / "saved")
     assert (loaded.task, loaded.geometry, loaded.model) == ("volume", checkpoint.geometry, checkpoint.model)
-    given = torch.rand(1, 1, *CROP, generator=torch.Generator().manual_seed(0))
+    given = torch.rand(1, 1, *checkpoint.volume.crop, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(loaded.build_network()(given), checkpoint.build_network()(given), rtol=0, atol=0)
     with pytest.raises(CheckpointError, match="for volumes, expected one for images"):
@@ -98,7 +115,7 @@ def test_a_checkpoint_comes_back_as_it_was(checkpoint: Checkpoint, tmp_path: Pat
         ({"intensity": {"rule": "uint8_or_minmax"}}, "intensity.rule is 'uint8_or_minmax'"),
         ({"prompts": {"kinds": ["box"]}}, "takes none, got box"),
         ({"geometry": {"rule": "sliding_window"}}, "geometry must have the fields"),
-        ({"model": {**CONFIG.to_dict(), "architecture": "unet"}}, "configuration is not valid.*architecture"),
+        ({"model": {**AUTO_PRO_SAM.to_dict(), "architecture": "unet"}}, "configuration is not valid.*architecture"),
     ],
 )
 def test_a_checkpoint_whose_parts_do_not_fit_is_refused(checkpoint: Checkpoint, changes: dict, text: str) -> None:
@@ -107,8 +124,9 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused(checkpoint: Checkpoint, 
 
 
 def test_a_crop_that_is_not_the_models_is_refused(checkpoint: Checkpoint) -> None:
+    crop = str(checkpoint.geometry["crop"])
     other = replace(checkpoint, geometry={**checkpoint.geometry, "crop": [16, 16, 32]})
-    with pytest.raises(CheckpointError, match=r"crop must be the model's, \[16, 16, 24\], got \[16, 16, 32\]"):
+    with pytest.raises(CheckpointError, match=re.escape(f"crop must be the model's, {crop}, got [16, 16, 32]")):
         other.check()
 
 
@@ -153,6 +171,7 @@ def test_an_engine_of_the_network_is_built_for_a_gpu_that_is_not_here(
 
 
 def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> None:
+    crop = " x ".join(map(str, checkpoint.volume.crop))
     manifest = json.loads((bundle / "manifest.json").read_bytes())
     assert manifest["task"] == "volume"
     assert manifest["geometry"] == checkpoint.geometry
@@ -169,15 +188,15 @@ def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> N
         assert one["peak_memory_mb"] > 10
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "| prompts | none: it names the class of each voxel |" in card
-    assert "| input | windows of 16 x 16 x 24 voxels (z, y, x), spacing 2.0 x 1.5 x 1.5 mm, orientation RAS" in card
+    assert f"| input | windows of {crop} voxels (z, y, x), spacing 2.0 x 1.5 x 1.5 mm, orientation RAS" in card
 
 
 def test_the_graph_takes_any_number_of_windows(bundle: Path, checkpoint: Checkpoint) -> None:
-    graph = onnx.load(bundle / "network.onnx").graph
+    graph, crop = onnx.load(bundle / "network.onnx").graph, checkpoint.volume.crop
     (given,), (answer,) = graph.input, graph.output
     assert (given.name, answer.name) == ("volume", "logits")
-    assert [side.dim_param or side.dim_value for side in given.type.tensor_type.shape.dim] == ["N", 1, *CROP]
-    windows = torch.randn(3, 1, *CROP, generator=torch.Generator().manual_seed(1))
+    assert [side.dim_param or side.dim_value for side in given.type.tensor_type.shape.dim] == ["N", 1, *crop]
+    windows = torch.randn(3, 1, *crop, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = checkpoint.build_network()(windows).numpy()
     predictor = samsdk.load(bundle, device="cpu")
@@ -187,7 +206,7 @@ def test_the_graph_takes_any_number_of_windows(bundle: Path, checkpoint: Checkpo
 
 def volume() -> Volume:
     """An EPI of a head, stored with axes to the left, the feet and the back."""
-    voxels = golden_volumes((22, 40, 30))[0]
+    voxels = golden_volumes((22, 40, 30), VoxelIntensity("zscore_nonzero"))[0]
     affine = np.array([[-1.6, 0, 0, 10], [0, 0, -1.4, 20], [0, -2.1, 0, 30], [0, 0, 0, 1.0]])
     return Volume(voxels, affine)
 
@@ -203,7 +222,7 @@ def test_a_volume_is_segmented_as_torch_and_monai_do(bundle: Path, checkpoint: C
     shape = (42, 21, 32)  # 40 x 2.1 / 2, 22 x 1.4 / 1.5, 30 x 1.6 / 1.5
     seen = torch.nn.functional.interpolate(scaled, size=shape, mode="trilinear")
     with torch.inference_mode():
-        logits = sliding_window_inference(seen, CROP, 4, network, overlap=0.5, mode="gaussian")
+        logits = sliding_window_inference(seen, checkpoint.volume.crop, 4, network, overlap=0.5, mode="gaussian")
     back = torch.nn.functional.interpolate(logits, size=turned.shape, mode="trilinear")
     expected = back[0].argmax(dim=0).numpy()[::-1, :, ::-1].transpose(1, 0, 2)[::-1]
     result = samsdk.load(bundle, device=device).segment(given, batch=2)
@@ -226,12 +245,39 @@ def test_the_command_writes_what_the_runtime_answers(bundle: Path, tmp_path: Pat
     assert cli.main(["segment", str(file), "--model", str(bundle), "--slice", "3", "--json"]) == 2
 
 
-def test_the_plan_tells_the_memory_of_the_process(bundle: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--box", "10,10,50,50"), ("--point", "20,20")])
+def test_a_picture_given_to_a_bundle_for_volumes(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    """Whatever it is prompted with, what is said is what to change: the bundle or the image."""
+    skimage.io.imsave(tmp_path / "cell.png", skimage.data.cell())
+    assert cli.main(["segment", str(tmp_path / "cell.png"), "--model", str(bundle), *options]) == 1
+    said = capsys.readouterr().err
+    assert "VolumeError: this bundle segments volumes, not images" in said
+    assert "for images load a bundle for images" in said
+
+
+def test_the_command_says_what_memory_it_will_take(
+    bundle: Path, architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = volume()
+    nibabel.save(nibabel.Nifti1Image(given.array.T, given.affine), tmp_path / "head.nii.gz")
+    command = ["segment", str(tmp_path / "head.nii.gz"), "--model", str(bundle), "--device", "cpu", "--json"]
+    assert cli.main(command) == 0
+    out, err = capsys.readouterr()
+    plan = samsdk.load(bundle, device="cpu").plan(given)
+    memory = json.loads(out)["memory"]
+    assert memory == {"peak_mb": round(plan.peak_bytes / 1e6, 1), "process_mb": round(plan.process_bytes / 1e6, 1)}
+    stated = f"at most {memory['peak_mb']:.0f} MB of memory of {memory['process_mb']:.0f} MB that the process takes"
+    assert err == f"samsdk: {MODELS[architecture][2]} windows, {stated}\n"
+
+
+def test_the_plan_tells_the_memory_of_the_process(bundle: Path, architecture: str) -> None:
     predictor = samsdk.load(bundle, device="cpu")
     assert isinstance(predictor, samsdk.VolumePredictor)
     plan, measured = predictor.plan(volume()), predictor.manifest.parity["exact"]["onnxruntime-cpu"]["peak_memory_mb"]
-    assert plan.process_bytes == int(measured * 1e6) + plan.peak_bytes
-    assert plan.windows == 5 * 2 * 2
+    assert plan.process_bytes == int(measured * 1e6) + volume().array.nbytes + plan.peak_bytes
+    assert plan.windows == MODELS[architecture][2]
 
 
 def test_doctor_replays_the_golden_crops(bundle: Path) -> None:
@@ -263,7 +309,7 @@ def test_a_network_that_computes_something_else_fails(bundle: Path, tmp_path: Pa
 
 def test_golden_crops_are_what_torch_answers(bundle: Path, checkpoint: Checkpoint) -> None:
     crops, network = read_crops(Bundle.open(bundle)), checkpoint.build_network()
-    for crop, voxels in zip(crops, golden_volumes(CROP), strict=True):
+    for crop, voxels in zip(crops, golden_volumes(checkpoint.volume.crop, checkpoint.volume.intensity), strict=True):
         np.testing.assert_array_equal(crop.voxels, voxels)
         assert voxels.std() > 50  # real ones, not a constant
         with torch.inference_mode():
@@ -271,6 +317,16 @@ def test_golden_crops_are_what_torch_answers(bundle: Path, checkpoint: Checkpoin
         np.testing.assert_allclose(crop.logits, sample_logits(logits), atol=1e-5)
         assert np.count_nonzero(crop.labels != logits.argmax(axis=0)) <= 2
     assert GoldenCrop.of(crops[0].voxels, logits).labels.dtype == np.uint16
+
+
+def test_golden_volumes_are_seen_through_a_window() -> None:
+    """A head's MR lies outside of what a CT model looks at: clipped, all of it would be one value."""
+    window = VoxelIntensity("window_zscore", -991.0, 362.0, 50.0, 141.0)
+    plain = golden_volumes((12, 20, 16), VoxelIntensity("zscore_nonzero"))
+    for voxels, stretched in zip(plain, golden_volumes((12, 20, 16), window), strict=True):
+        assert (stretched.min(), stretched.max()) == (-991, 362)
+        assert window.apply(stretched).std() > 0.5
+        assert np.corrcoef(voxels.ravel(), stretched.ravel())[0, 1] > 0.999
 
 
 def test_lower_tiers_are_refused_before_anything_is_done(checkpoint: Checkpoint, tmp_path: Path) -> None:

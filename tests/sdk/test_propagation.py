@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import permutations, product
@@ -273,6 +274,7 @@ class Painter:
     asked: list[Prompt] = field(default_factory=list)
     before: Callable[[], None] = lambda: None
     provider: str = "none"
+    embedding: tuple[int, ...] = (1, 40, 50)
 
     def __post_init__(self) -> None:
         self.bundle = SimpleNamespace(identity="painter")
@@ -281,6 +283,8 @@ class Painter:
             prompt_kinds=("points", "box", "mask"),
             trained_kinds=self.trained,
             preprocessing=SimpleNamespace(input_size=64),
+            embedding={"image_embeddings": self.embedding},
+            auto=None,
         )
 
     def zoom(self, wanted: bool | None) -> Zoom | None:
@@ -543,6 +547,86 @@ def test_the_result_lies_on_the_volume_s_own_grid(tmp_path: Path) -> None:
     stored = nibabel.load(tmp_path / "ball.nii.gz")
     np.testing.assert_allclose(stored.affine, affine)
     np.testing.assert_array_equal(np.asarray(stored.dataobj).T > 0, ball())
+
+
+def test_an_oblique_volume_is_followed_on_its_own_planes(tmp_path: Path) -> None:
+    """Turned by 25 and 15 degrees: its planes stand as those of the nearest right angles, its answer lies askew."""
+    a, b = np.radians([25, 15])
+    turn = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    turn = turn @ np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    straight = np.array([[0, 0, -2.0, 30], [-0.5, 0, 0, 4], [0, 0.5, 0, 5], [0, 0, 0, 1]])
+    affine = straight.copy()
+    affine[:3, :3] = turn @ straight[:3, :3]
+    assert (np.abs(affine[:3, :3]) > 0.01).sum() > 6
+    # A side that is none of the others' mirror image, so that a wrong turn shows.
+    volume = Volume(scan((np.s_[14, 5:9, 3:12], 180)).array, affine)
+    for axis in "zyx":
+        planes, right = Planes(volume, axis), Planes(Volume(volume.array, straight), axis)
+        np.testing.assert_array_equal(planes.image(10), right.image(10))
+    result = propagate(predictor_of(Painter()), volume, slice_index=14, box=BOX)
+    np.testing.assert_array_equal(result.label_map > 0, ball())
+    assert result.volumes_ml()["object"] == pytest.approx(ball().sum() * 0.0005)
+    result.save(tmp_path / "ball.nii.gz")
+    stored = nibabel.load(tmp_path / "ball.nii.gz")
+    np.testing.assert_allclose(stored.affine, affine, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(stored.dataobj).T > 0, ball())
+
+
+@pytest.mark.parametrize("zoom", [None, Zoom(2.0, 8)])
+@pytest.mark.parametrize("axis", "zyx")
+def test_a_volume_of_one_slice(axis: str, zoom: Zoom | None) -> None:
+    """One plane across its short axis, planes of one row or column across the others."""
+    place = "zyx".index(axis)
+    volume = scan()
+    section = Volume(volume.array[14:15], volume.affine)
+    expected = ball()[14:15]
+    session = Session(predictor_of(Painter(zoom)), section, axis=axis)
+    index = (0, 20, 24)[place]
+    rows, columns = (np.flatnonzero(expected.take(index, place).any(other)) for other in (1, 0))
+    calls: list[tuple[int, int]] = []
+    result = session.prompt(
+        index,
+        box=(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1),
+        progress=lambda done, most: calls.append((done, most)),
+    )
+    np.testing.assert_array_equal(result.label_map > 0, expected)
+    assert result.label_map.shape == (1, 40, 50)
+    assert calls[-1] == (section.shape[place],) * 2
+    assert session.plan().slices == section.shape[place]
+    corrected = session.correct(index, box=(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    np.testing.assert_array_equal(corrected.label_map > 0, expected)
+
+
+def test_no_orientation_is_warned_of() -> None:
+    unknown = Volume(scan().array, scan().affine, oriented=False)
+    with pytest.warns(UserWarning, match="does not say how the patient lies; its slices may not stand") as caught:
+        Session(predictor_of(Painter()), unknown)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="how the patient lies"):
+        propagate(predictor_of(Painter()), unknown, slice_index=14, box=BOX)
+
+
+@pytest.mark.parametrize("memory_mb", [1.0, 100.0])
+def test_memory_is_as_planned(memory_mb: float) -> None:
+    array = np.full((60, 256, 256), 20, np.uint8)
+    array[5:55, 20:230, 30:240] = 200
+    session = Session(predictor_of(Painter(embedding=(1, 256, 256))), Volume.of(array), memory_mb=memory_mb)
+    plan = session.plan()
+    assert plan.slices == 60
+    assert plan.process_bytes is not None
+    assert plan.process_bytes > plan.peak_bytes + array.nbytes
+    kept = min(memory_mb * 1e6, 124 * 4 * 256**2)
+    assert plan.peak_bytes == int(kept) + 256**2 * (3 * 4 + 60 + 2 * 60 + 64)
+    tracemalloc.start()
+    result = session.prompt(30, box=(30, 20, 240, 230))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (result.label_map > 0).sum() == 50 * 210 * 210
+    assert 0.3 * plan.peak_bytes < peak <= plan.peak_bytes
+    assert session.plan((10, 19)).slices == 10
+    assert session.plan((10, 19)).peak_bytes < plan.peak_bytes
+    with pytest.raises(PromptError, match="a first and a last slice"):
+        session.plan((10, 60))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from samsdk_training.loop import LoopConfig, TrainingError, fit, learning_rate
+from samsdk_training.recipes.volume_recipe import autoprosam
 from samsdk_training.run_folder import RunFolder
 from samsdk_training.train_state import TrainState, WeightAverage
 
@@ -288,6 +290,61 @@ def test_the_power_schedule_is_samed_s() -> None:
     # METHODS of SAMed: 0.001246 is what the last iteration sets.
     assert learning_rate(samed, 14881) == pytest.approx(0.001246, abs=5e-7)
     assert learning_rate(samed, 1000) == pytest.approx(0.005 * (1 - (998 - 250) / 18600) ** 0.9)
+
+
+def test_the_polynomial_schedule_is_autoprosam_s() -> None:
+    """Per epoch e of 200 steps: lr0 e^{10 (e / 5 - 1)} up to the fifth, then lr0 (1 - e / 400)^0.9."""
+    published = autoprosam().loop
+    rates = [learning_rate(published, 200 * epoch + 1) for epoch in (0, 1, 4, 5, 6, 200, 399)]
+    expected = [5e-4 * math.exp(10 * (epoch / 5 - 1)) for epoch in (0, 1, 4)]
+    expected += [5e-4 * (1 - epoch / 400) ** 0.9 for epoch in (5, 6, 200, 399)]
+    assert rates == pytest.approx(expected, rel=1e-12)
+    assert rates[0] == pytest.approx(2.27e-8, rel=1e-3)
+    # One rate an epoch.
+    assert learning_rate(published, 1000) == learning_rate(published, 801) < learning_rate(published, 1001)
+    fine = config(steps=10, learning_rate=1.0, warmup_steps=2, warmup="linear", decay="polynomial", decay_power=1.0)
+    assert [learning_rate(fine, step) for step in (1, 2, 3, 10)] == pytest.approx([0, 0.5, 0.8, 0.1])
+
+
+def test_an_exponential_warm_up_ends_where_a_linear_one_does() -> None:
+    for decay, first, step in (("cosine", 1, 4), ("power", 2, 5)):
+        warm = config(steps=8, learning_rate=1.0, warmup_steps=4, warmup="exponential", decay=decay)
+        assert learning_rate(warm, first) == pytest.approx(math.exp(-7.5))
+        assert learning_rate(warm, step) == pytest.approx(1.0)
+
+
+def test_gradients_are_clipped_by_groups_as_separate_optimisers_clip_theirs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({name: nn.Linear(4, 1) for name in ("encoder", "decoder", "head")})
+    apart = {name: copy.deepcopy(module) for name, module in model.items()}
+
+    def loss_of(model: nn.Module, batch: dict[str, Tensor], _: torch.Generator) -> dict[str, Tensor]:
+        # Gradients of very different sizes: the encoder's alone is clipped.
+        parts = zip((100.0, 1e-3, 1e-4), model.values(), strict=True)
+        return {"loss": sum(size * module(batch["x"]).mean() for size, module in parts)}
+
+    changes = {"steps": 3, "accumulate": 1, "warmup_steps": 0, "weight_decay": 0.1, "ema_decay": None}
+    groups = {"clip_norm": 1.0, "clip_groups": ("encoder.*", "decoder.*")}
+    parts = {"validate": lambda _: {"dice": 0.0}, "save_best": lambda *_: None}
+    train(tmp_path, model, {**changes, **groups}, loss_of=loss_of, **parts)
+    loop = config(**changes)
+    optimisers = {
+        name: torch.optim.AdamW(one.parameters(), lr=1.0, betas=loop.betas, weight_decay=0.1)
+        for name, one in apart.items()
+    }
+    for step in (1, 2, 3):
+        losses = loss_of(nn.ModuleDict(apart), batch_of(step - 1), torch.Generator())
+        for optimiser in optimisers.values():
+            optimiser.zero_grad()
+            optimiser.param_groups[0]["lr"] = learning_rate(loop, step)
+        losses["loss"].backward()
+        norms = [float(nn.utils.clip_grad_norm_(one.parameters(), 1.0)) for one in apart.values()]
+        for optimiser in optimisers.values():
+            optimiser.step()
+    assert norms[0] > 1 > norms[1] > norms[2]
+    assert lines(tmp_path)[-2]["gradient_norm"] == pytest.approx(math.hypot(*norms), rel=1e-5)
+    for name, one in apart.items():
+        torch.testing.assert_close(model[name].weight, one.weight, rtol=0, atol=1e-7)
 
 
 def test_parameters_have_rates_of_their_own_also_after_a_resume(tmp_path: Path) -> None:
@@ -569,6 +626,9 @@ def test_configuration_survives_json() -> None:
         ("rate_factors", (("head.*", 0.0),)),
         ("patience", 0),
         ("validate_start", None),
+        ("warmup", "sudden"),
+        ("clip_groups", ["head.*"]),
+        ("epoch_steps", 0),
     ],
 )
 def test_a_configuration_that_is_not_valid_says_why(field: str, value: Any) -> None:

@@ -164,13 +164,20 @@ class _Trainer(Generic[Batch]):
         self.state.optimiser.zero_grad(set_to_none=True)
         losses = self._backward(step)
         self.placement.sum_gradients(self.parameters.values())
-        # An infinite limit clips nothing, so that the norm is known in either case.
-        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        norm = self._clip()
         if not math.isfinite(norm):
             raise TrainingError(self._stopped(f"the gradient of step {step} is {norm}, with the losses {losses}"))
         self.state.optimiser.step()
         return losses, norm
+
+    def _clip(self) -> float:
+        """Clip the gradients, group by group; the norm of all of them together before."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.parameters.items():
+            groups.setdefault(self.config.clip_group(name), []).append(parameter)
+        # An infinite limit clips nothing, so that the norm is known in either case.
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        return math.hypot(*(float(nn.utils.clip_grad_norm_(group, limit)) for group in groups.values()))
 
     def _backward(self, step: int) -> dict[str, float]:
         count, device = self.config.accumulate, self.placement.device

@@ -20,10 +20,22 @@ def test_a_sheared_grid_has_the_volume_of_its_cells() -> None:
     assert volume.spacing == pytest.approx((np.hypot(0.4, 3), 2, 1.5))
 
 
-@pytest.mark.parametrize("spacing", [(1, 0, 1), (1, -2, 1), (1, 1), (np.nan, 1, 1), (np.inf, 1, 1)])
-def test_a_spacing_must_be_positive(spacing: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize(
+    "spacing",
+    [(1, 0, 1), (1, -2, 1), (1, 1), (np.nan, 1, 1), (np.inf, 1, 1), ("a", 1, 1), None, 2.0, (1, (2, 3), 1), (1, 1j, 1)],
+)
+def test_a_spacing_must_be_positive(spacing: object) -> None:
     with pytest.raises(VolumeError, match="three positive lengths"):
         Volume.of(np.zeros((2, 2, 2)), spacing)
+
+
+def test_lists_and_whole_numbers_become_arrays() -> None:
+    voxels = [[[1, 2], [3, 4]]]
+    for volume in (Volume(voxels, np.diag([2, 3, 4, 1])), Volume(voxels, np.diag([2.0, 3, 4, 1]).tolist())):
+        np.testing.assert_array_equal(volume.array, np.array(voxels))
+        assert volume.affine.dtype == np.float64
+        assert (volume.shape, volume.spacing) == ((1, 2, 2), (4.0, 3.0, 2.0))
+    assert Volume.of(voxels, [4, 3, 2]).spacing == (4.0, 3.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +47,10 @@ def test_a_spacing_must_be_positive(spacing: tuple[float, float, float]) -> None
         (np.broadcast_to(np.uint8(0), (2**11, 2**10, 2**10)), "crop the volume"),
         (np.zeros((2, 2, 2), complex), "real numbers"),
         (np.array([[["a"]]]), "real numbers"),
+        (np.array([[[None]]]), "real numbers, got object"),
+        (None, r"three axes \[D, H, W\], got 0"),
+        ("scan", "three axes"),
+        ([[[1, 2], [3]]], r"array of numbers \[D, H, W\], got a list"),
         (np.array([[[1, np.nan, -np.inf]]]), "2 non-finite voxels"),
     ],
 )
@@ -49,6 +65,10 @@ def test_what_is_no_volume_is_named(array: np.ndarray, text: str) -> None:
     [
         (np.eye(3), r"\[4, 4\]"),
         (np.full((4, 4), np.nan), r"\[4, 4\]"),
+        (None, r"\[4, 4\] finite numbers.*got None.*Volume\.of\(array, spacing\)"),
+        ("RAS", r"got 'RAS'"),
+        (np.eye(4) * 1j, r"\[4, 4\]"),
+        ([[1, 0], [0]], r"\[4, 4\]"),
         (np.diag([1.0, 1, 1, 2]), "last row"),
         (np.diag([1.0, 0, 1, 1]), "positive spacing"),
         (np.array([[1.0, 2, 0, 0], [1, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "singular"),

@@ -164,6 +164,9 @@ def test_prompts_and_batches_that_make_no_sense(make_predictor: MakePredictor, v
     predictor = make_predictor()
     with pytest.raises(PromptError, match="takes no prompt, got box"):
         predictor.segment(volume, box=(0, 0, 5, 5))
+    # What is no volume comes first: without the box it would be none either.
+    with pytest.raises(VolumeError, match="segments volumes, not images"):
+        predictor.segment(np.zeros((40, 40), np.uint8), box=(0, 0, 5, 5))
     with pytest.raises(PromptError, match="leave multimask, zoom and variations out"):
         predictor.segment(volume, zoom=True)
     for batch in (0, True, 1.5):

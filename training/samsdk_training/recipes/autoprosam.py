@@ -2,9 +2,10 @@
 
 AutoProSAM (Lee et al., 2023, https://github.com/ChengyinLee/AutoProSAM_2024, MIT): a 2-D ViT turned to volumes, of
 which what was learned of images is frozen, and its distillation to a SwinUNETR, which is what a device can run.
-Published, encoder, generator and decoder have optimisers of their own with one schedule, whose gradients are clipped
-apart, and the rate rises exponentially; here it is one optimiser, and the rate rises linearly. Of the distillation no
-code is published; what is not known of it is a field of the recipe.
+Published, encoder, generator and decoder have an AdamW each, with one schedule, and are clipped apart. Here it is one
+AdamW that clips by groups (`LoopConfig.clip_groups`), which is the same: AdamW treats each number by itself, so that
+with equal rates only the clipping tells which optimiser a parameter belongs to. Of the distillation no code is
+published; what is not known of it is a field of the recipe.
 """
 
 import json

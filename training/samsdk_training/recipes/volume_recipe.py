@@ -1,6 +1,6 @@
 """What a run of `autoprosam` or `swin_unetr` depends on, beside its base and its data."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from samsdk.volumes.intensity import VoxelIntensity
@@ -18,14 +18,19 @@ AUTOPROSAM, SWIN_UNETR = "autoprosam", "swin_unetr"
 _MODELS: dict[str, type[VolumeConfig]] = {AUTOPROSAM: AutoProSamConfig, SWIN_UNETR: SwinUnetrConfig}
 # Clipped, less the mean, by the standard deviation: AutoProSAM's numbers for AMOS, in Hounsfield units.
 _AMOS = VoxelIntensity("window_zscore", -991.0, 362.0, 50.0, 141.0)
+# 400 epochs of 200 volumes, of which 5 warm up; encoder, generator and decoder are clipped apart.
+_EPOCH = 200
 _LOOP = LoopConfig(
-    steps=80000,
+    steps=400 * _EPOCH,
     learning_rate=5e-4,
     weight_decay=0.0,
-    warmup_steps=1000,
-    decay="power",
-    validate_every=2000,
-    save_every=2000,
+    warmup_steps=5 * _EPOCH,
+    warmup="exponential",
+    decay="polynomial",
+    epoch_steps=_EPOCH,
+    clip_groups=("image_encoder.*", "prompt_generator.*", "mask_decoder.*"),
+    validate_every=10 * _EPOCH,
+    save_every=10 * _EPOCH,
 )
 
 
@@ -168,5 +173,5 @@ def autoprosam() -> VolumeRecipe:
 
 
 def swin_unetr() -> VolumeRecipe:
-    """SwinUNETR, small, which learns from the truth and, with `kd`, from an AutoProSAM."""
-    return VolumeRecipe(SWIN_UNETR, SwinUnetrConfig((128, 128, 128), 16, 24))
+    """SwinUNETR, small, which learns from the truth and, with `kd`, from an AutoProSAM; all of it clipped together."""
+    return VolumeRecipe(SWIN_UNETR, SwinUnetrConfig((128, 128, 128), 16, 24), replace(_LOOP, clip_groups=()))
