@@ -49,9 +49,7 @@ class Zoom:
             raise ValueError(f"expected a context and a smallest side of at least 1, got {self}")
 
 
-def zoom_window(
-    extent: Extent, size: tuple[int, int], zoom: Zoom, *, worthwhile: float = _WORTHWHILE
-) -> Window | None:
+def zoom_window(extent: Extent, size: tuple[int, int], zoom: Zoom, *, worthwhile: float = _WORTHWHILE) -> Window | None:
     """The square window around an object, moved into the image and cut where the image is narrower.
 
     Args:
