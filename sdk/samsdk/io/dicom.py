@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samsdk.errors import ImageError, MissingExtraError, SamsdkError
-from samsdk.io.dicom_pixels import PIXEL_TAGS, Greyscale, show_colour, show_grey
+from samsdk.io.dicom_pixels import (
+    PIXEL_TAGS,
+    Greyscale,
+    ModalityFrame,
+    modality_frame,
+    show_colour,
+    show_grey,
+)
 from samsdk.io.dicom_spacing import SPACING_TAGS, Spacing, pixel_spacing
 from samsdk.io.encoded import check_frame, check_pixels
 
@@ -104,9 +111,26 @@ def has_dicom_name(source: object) -> bool:
     return isinstance(source, (str, os.PathLike)) and os.fspath(source).lower().endswith(SUFFIXES)
 
 
+@dataclass(frozen=True, eq=False)
+class DicomFrame:
+    """One frame of a DICOM file.
+
+    Attributes:
+        pixels: the frame as a viewer shows it, [H, W] or [H, W, 3] RGB.
+        spacing: millimetres a pixel (x, y), None if unknown.
+        source: what an object made of it has to refer to.
+        modality: the same in the modality's numbers; None of colours, and where it was not asked for.
+    """
+
+    pixels: NDArray[np.uint8]
+    spacing: Spacing | None
+    source: Source
+    modality: ModalityFrame | None
+
+
 def read_dicom(
-    data: bytes, name: str, frame: int | None = None, window: Greyscale | None = None
-) -> tuple[NDArray[np.uint8], Spacing | None, Source]:
+    data: bytes, name: str, frame: int | None = None, window: Greyscale | None = None, *, modality: bool = False
+) -> DicomFrame:
     """Read one frame of a DICOM file.
 
     Args:
@@ -114,10 +138,7 @@ def read_dicom(
         name: what to call it in an error.
         frame: which frame, from 0 on; None where the file has one.
         window: centre and width of the greyscale, in the modality's numbers; None takes the file's.
-
-    Returns:
-        The frame as a viewer shows it, [H, W] or [H, W, 3] RGB; millimetres a pixel (x, y), if they are known; what an
-        object made of it has to refer to.
+        modality: whether the modality's numbers are wanted, too.
 
     Raises:
         ImageError: it has no pixels, none that are a picture, several frames of which none was named, or is damaged.
@@ -136,8 +157,10 @@ def read_dicom(
             )
         _merge_groups(dataset, frame or 0)
         stored = _decode(dataset, name, frame or 0, pydicom)
-        shown = show_grey(stored, dataset, window) if kind in _GREY else show_colour(stored, dataset, pydicom)
-        return shown, pixel_spacing(dataset), _source(dataset, frame or 0, frames)
+        grey = kind in _GREY
+        shown = show_grey(stored, dataset, window) if grey else show_colour(stored, dataset, pydicom)
+        numbers = modality_frame(stored, dataset, window) if grey and modality else None
+        return DicomFrame(shown, pixel_spacing(dataset), _source(dataset, frame or 0, frames), numbers)
     except SamsdkError:
         # Some of them are ValueErrors too, and already say what happened.
         raise

@@ -11,10 +11,11 @@ _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
 # The length of the file meta information, which is never compressed, and where that begins (PS3.10, 7.1).
 _META_LENGTH: Final = slice(140, 144)
 _META_END: Final = 144
+_TAGS: Final = ["Rows", "Columns", "NumberOfFrames"]
 
 
-def dicom_size(data: bytes) -> tuple[int, int] | None:
-    """Read (width, height) of a DICOM image from its header.
+def dicom_size(data: bytes) -> tuple[int, int, int] | None:
+    """Read (width, height, number of frames) of a DICOM image from its header.
 
     A deflated file is inflated for that; see `inflates_beyond`.
 
@@ -29,8 +30,8 @@ def dicom_size(data: bytes) -> tuple[int, int] | None:
     import pydicom
 
     try:
-        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["Rows", "Columns"])
-        return int(header.Columns), int(header.Rows)
+        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=_TAGS)
+        return int(header.Columns), int(header.Rows), max(1, int(header.get("NumberOfFrames") or 1))
     except Exception:  # pydicom raises nearly anything on damaged files; reading the image will say what is wrong
         return None
 

@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import MutableSequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,8 +33,59 @@ PIXEL_TAGS: Final = (
 )
 # Numbers of up to this many bytes are shown through a table of all of them: the image itself is never made floats.
 _TABLE_BYTES: Final = 2
+_SIGMOID: Final = "SIGMOID"
+# Functions whose window is as wide as it says; others are a number less wide.
+_EXACT: Final = ("LINEAR_EXACT", _SIGMOID)
 # Pixels that are looked up at a time: numpy makes 8 bytes of each.
 _BAND: Final = 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class ModalityFrame:
+    """A greyscale frame in its modality's numbers (Hounsfield units, for example), before a window cuts any off.
+
+    Attributes:
+        numbers: [H, W] integers; what the modality means is `start + step * number`.
+        start: see `numbers`.
+        step: see `numbers`; may be negative.
+        black: what the modality means by black at first.
+        white: what it means by white; less than `black` where the file says that 0 is white.
+    """
+
+    numbers: NDArray[Any]
+    start: float
+    step: float
+    black: float
+    white: float
+
+
+def modality_frame(stored: NDArray[Any], dataset: Any, window: Greyscale | None) -> ModalityFrame:
+    """A greyscale frame in its modality's numbers, and between which of them `show_grey` shows it.
+
+    A file's own curve (a table of values of interest, a sigmoid) is told as the window that it spans.
+
+    Args:
+        stored: [H, W] integers as they are stored.
+        dataset: the frame's elements.
+        window: see `show_grey`.
+    """
+    step, start = (1.0, 0.0) if dataset.get("ModalityLUTSequence") else _rescale(dataset)
+    numbers = _modality(stored, dataset).astype(np.int32) if dataset.get("ModalityLUTSequence") else stored
+    windowed, table = _window(dataset, window), dataset.get("VOILUTSequence")
+    if windowed is not None:
+        black, white = _window_ends(*windowed)
+    elif table:
+        entries, first, _ = table[0].LUTDescriptor
+        black, white = float(first), float(first + (entries or 2**16) - 1)
+    elif _is_plain(dataset) and (step, start) == (1, 0):
+        black, white = 0.0, 255.0
+    else:
+        padding = _padding(stored, dataset)
+        counted = numbers if padding.all() else numbers[~padding]
+        black, white = sorted((start + step * int(counted.min()), start + step * int(counted.max())))
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        black, white = white, black
+    return ModalityFrame(numbers, start, step, black, white)
 
 
 def show_grey(stored: NDArray[Any], dataset: Any, window: Greyscale | None) -> NDArray[np.uint8]:
@@ -94,16 +146,13 @@ def _grey(
 ) -> NDArray[np.uint8]:
     """Grey of stored numbers, those of them that the image has being `present`."""
     meant = _modality(values, dataset)
-    table, function = dataset.get("VOILUTSequence"), dataset.get("VOILUTFunction") or "LINEAR"
-    own = _own_window(dataset, function)
-    if window is not None:
-        grey = _windowed(meant, window, "LINEAR")
+    table, windowed = dataset.get("VOILUTSequence"), _window(dataset, window)
+    if windowed is not None:
+        grey = _windowed(meant, *windowed)
     elif table:
         entries = _looked_up(np.rint(meant).astype(np.int64), table[0], dataset)
         grey = entries * (255 / (2 ** int(table[0].LUTDescriptor[2]) - 1))
-    elif own is not None:
-        grey = _windowed(meant, own, function)
-    elif meant is values and int(dataset.BitsStored) == 8 and not dataset.PixelRepresentation:
+    elif meant is values and _is_plain(dataset):
         grey = values
     else:
         grey = _stretched(meant, present & ~_padding(values, dataset))
@@ -116,9 +165,19 @@ def _modality(values: NDArray[Any], dataset: Any) -> NDArray[Any]:
     table = dataset.get("ModalityLUTSequence")
     if table:
         return _looked_up(values.astype(np.int64), table[0], dataset)
-    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    factor, summand = 1.0 if slope is None else float(slope), float(intercept or 0)
+    factor, summand = _rescale(dataset)
     return values if (factor, summand) == (1, 0) else values.astype(np.float64) * factor + summand
+
+
+def _rescale(dataset: Any) -> tuple[float, float]:
+    """The slope and the intercept from stored numbers to the modality's."""
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    return 1.0 if slope is None else float(slope), float(intercept or 0)
+
+
+def _is_plain(dataset: Any) -> bool:
+    """Whether 8 bits are stored, which are shown as they are if nothing else is said."""
+    return int(dataset.BitsStored) == 8 and not dataset.PixelRepresentation
 
 
 def _looked_up(values: NDArray[np.int64], item: Any, dataset: Any) -> NDArray[np.int64]:
@@ -135,6 +194,21 @@ def _looked_up(values: NDArray[np.int64], item: Any, dataset: Any) -> NDArray[np
     return np.asarray(table[np.clip(values - first, 0, len(table) - 1)])
 
 
+def _window(dataset: Any, window: Greyscale | None) -> tuple[Greyscale, str] | None:
+    """The window that is wanted, else the file's, and its function; None where the file has none, or a table."""
+    if window is not None:
+        return window, "LINEAR"
+    function = dataset.get("VOILUTFunction") or "LINEAR"
+    own = None if dataset.get("VOILUTSequence") else _own_window(dataset, function)
+    return None if own is None else (own, function)
+
+
+def _window_ends(window: Greyscale, function: str) -> tuple[float, float]:
+    """The last number that is black and the first that is white, see `_windowed`."""
+    centre, width = window if function in _EXACT else (window[0] - 0.5, window[1] - 1)
+    return centre - width / 2, centre + width / 2
+
+
 def _own_window(dataset: Any, function: str) -> Greyscale | None:
     """The file's first window; None without one, and where it is none: devices write a width of 0."""
     values = [dataset.get(name) for name in ("WindowCenter", "WindowWidth")]
@@ -149,10 +223,10 @@ def _own_window(dataset: Any, function: str) -> Greyscale | None:
 def _windowed(values: NDArray[Any], window: Greyscale, function: str) -> NDArray[np.float64]:
     """Grey 0 to 255 by a window, as PS3.3 C.11.2.1.2 and C.11.2.1.3 have it; a function that they lack is linear."""
     centre, width = window
-    if function == "SIGMOID":
+    if function == _SIGMOID:
         with np.errstate(over="ignore"):  # far outside the window
             return np.asarray(255 / (1 + np.exp(-4 * (values - centre) / width)))
-    if function != "LINEAR_EXACT":
+    if function not in _EXACT:
         centre, width = centre - 0.5, width - 1
         if width == 0:
             return np.where(values > centre, 255.0, 0.0)

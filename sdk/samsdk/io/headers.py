@@ -65,6 +65,22 @@ def image_size(data: bytes) -> tuple[int, int] | None:
         return None
 
 
+def frame_sizes(data: bytes) -> list[tuple[int, int]]:
+    """Read the size of each image of a file from its header alone: of all pages of a TIFF, else of the one that it has.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        (width, height) of each, as `image_size` gives it; a page that does not say its own has 0 pixels. Empty where
+        `image_size` gives None.
+    """
+    if image_format(data) == "TIFF":
+        return [(tags.get(WIDTH, 0), tags.get(HEIGHT, 0)) for tags in tiff_pages(data)]
+    size = image_size(data)
+    return [] if size is None else [size]
+
+
 def is_truncated(data: bytes) -> bool:
     """Say whether an encoded image visibly stops before its end.
 

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from samsdk.errors import ImageError
 from samsdk.io.dicom import Source, has_dicom_name, is_dicom, read_dicom
-from samsdk.io.dicom_pixels import Greyscale
+from samsdk.io.dicom_pixels import Greyscale, ModalityFrame
 from samsdk.io.dicom_spacing import Spacing, checked_spacing
 from samsdk.io.encoded import decode_image, read_encoded
 from samsdk.io.tiff import tiff_spacing
 
-__all__ = ["Scan", "Source", "read_scan"]
+__all__ = ["Scan", "Source", "read_scan", "read_scan_to_view"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ def read_scan(
     if window is not None:
         window = _checked_window(window)
     if is_dicom(data):
-        return Scan(*read_dicom(data, name, frame, window))
+        found = read_dicom(data, name, frame, window)
+        return Scan(found.pixels, found.spacing, found.source)
     if window is not None:
         raise ImageError(f"cannot read {name}: a window is for DICOM files; leave it out")
     if data and has_dicom_name(source):
@@ -77,6 +78,30 @@ def read_scan(
             "whole copy, or export it again"
         )
     return Scan(decode_image(data, name, frame), tiff_spacing(data, frame or 0))
+
+
+def read_scan_to_view(
+    data: bytes, *, frame: int | None = None, window: Greyscale | None = None
+) -> tuple[Scan, ModalityFrame | None]:
+    """Read an image file for a viewer that has a window of its own.
+
+    Args:
+        data: the bytes of the file; else as `read_scan`.
+        frame: see `read_scan`.
+        window: see `read_scan`.
+
+    Returns:
+        What `read_scan` returns; and of a greyscale DICOM file the modality's numbers, of which its pixels show those
+        within the window.
+
+    Raises:
+        ImageError, MissingExtraError: as `read_scan`.
+    """
+    if not is_dicom(data):
+        return read_scan(data, frame=frame, window=window), None
+    checked = None if window is None else _checked_window(window)
+    found = read_dicom(*read_encoded(data), frame, checked, modality=True)
+    return Scan(found.pixels, found.spacing, found.source), found.modality
 
 
 def _checked_window(window: Greyscale) -> Greyscale:

@@ -1,15 +1,19 @@
 """Objects of a session: what was answered to each one's prompts, backwards and forwards."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from samsdk.io.dicom_spacing import Spacing
+from samsdk.prompts import Prompt
 from samsdk.results import Result
 from samsdk.serve.problems import Refused
 
+Measured = dict[str, Any]
+"""Measurements as JSON: `measures`, and `stability` where prompts were moved."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)
 class Answer:
     """The answer to one prompt.
 
@@ -17,20 +21,30 @@ class Answer:
         number: counted from 1 in its session.
         object: number of the object that it is about.
         result: what the model said.
+        prompt: that it answers, in pixels; None where the model answered by itself, so that no prompt can be moved.
         milliseconds: that the answer took, all looks together.
-        measured: what was measured of it already, by the (x, y) mm of a pixel.
+        measured: what was measured of it last, by the (x, y) mm of a pixel and the number of moved prompts.
     """
 
     number: int
     object: int
     result: Result
+    prompt: Prompt | None
     milliseconds: float
-    measured: dict[Spacing | None, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    measured: Mapping[tuple[Spacing | None, int], Measured] = field(default_factory=dict, repr=False)
 
-    @cached_property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return int(self.result.low_res_logits.nbytes + sum(region.inside.nbytes for region in self.result.regions))
+    @property
+    def results(self) -> list[Result]:
+        """What it keeps in memory: its result, and the one that its prompt corrects, which others may keep too."""
+        former = self.prompt.mask if self.prompt else None
+        return [self.result, *([former] if isinstance(former, Result) else [])]
+
+    def remember(self, spacing: Spacing | None, variations: int, found: Measured) -> None:
+        """Keep a measurement in the place of former ones, but for the plain one with the same size of a pixel."""
+        plain = self.measured.get((spacing, 0))
+        kept = {} if plain is None else {(spacing, 0): plain}
+        # A new mapping: threads may read the former one.
+        self.measured = {**kept, (spacing, variations): found}
 
 
 @dataclass(eq=False)

@@ -11,34 +11,51 @@ from numpy.typing import NDArray
 from samsdk.errors import BackendError
 from samsdk.io.dicom_spacing import Spacing
 from samsdk.measuring import measure
-from samsdk.serve.objects import Answer, TrackedObject
+from samsdk.results import Result
+from samsdk.serve.objects import Answer, Measured, TrackedObject
 from samsdk.serve.schemas import Part
 
 
-def measures(answer: Answer, spacing: Spacing | None) -> list[dict[str, Any]]:
+def measured(result: Result, spacing: Spacing | None) -> Measured:
     """What can be measured of a mask: in pixels, and in mm where the size of a pixel is known.
 
     Args:
-        answer: of a session, which keeps them.
+        result: with `variations`, each value has a range.
         spacing: (x, y) mm of a pixel.
     """
-    if spacing in answer.measured:
-        return answer.measured[spacing]
-    found = []
-    for key, value in measure(answer.result.region, spacing).values().items():
+    found = measure(result.region, spacing, result.variations)
+    stability = found.stability
+    ranges = stability.ranges if stability else {}
+    measures = []
+    for key, value in found.values().items():
         name, _, unit = key.rpartition("_")
-        found.append({"name": name.replace("_", " "), "value": value, "unit": unit.replace("2", "²")})
-    answer.measured[spacing] = found
+        one = {"name": name.replace("_", " "), "value": value, "unit": unit.replace("2", "²")}
+        measures.append({**one, "range": list(ranges[key])} if key in ranges else one)
+    reply: Measured = {"measures": measures}
+    if stability:
+        reply["stability"] = {"agreement": stability.agreement, "variations": stability.variations}
+    return reply
+
+
+def _known(answer: Answer, spacing: Spacing | None, variations: int) -> Measured:
+    """What was measured of an answer with so many moved prompts; without any, where that was not done."""
+    found = answer.measured.get((spacing, variations)) or answer.measured.get((spacing, 0))
+    if found is None:
+        found = measured(answer.result, spacing)
+        answer.remember(spacing, 0, found)
     return found
 
 
-def answer_reply(answer: Answer, spacing: Spacing | None, include: Collection[Part]) -> dict[str, Any]:
+def answer_reply(
+    answer: Answer, spacing: Spacing | None, include: Collection[Part], variations: int = 0
+) -> dict[str, Any]:
     """An answer as JSON can hold it, see `AnswerReply`.
 
     Args:
         answer: of a session.
         spacing: of the image's pixels.
         include: what else is wanted.
+        variations: with how many moved prompts it is measured, if that was done.
     """
     result = answer.result
     reply = {
@@ -59,23 +76,23 @@ def answer_reply(answer: Answer, spacing: Spacing | None, include: Collection[Pa
         "model": result.bundle,
     }
     if "measures" in include:
-        reply["measures"] = measures(answer, spacing)
+        reply.update(_known(answer, spacing, variations))
     if "rle" in include:
         reply["rle"] = result.rle()
     if "polygons" in include:
         reply["polygons"] = [outline.tolist() for outline in result.polygons()]
     if "png" in include:
-        reply["png"] = base64.b64encode(png_bytes(result.mask)).decode()
+        reply["png"] = base64.b64encode(png_bytes(result.region.full())).decode()
     return reply
 
 
-def object_reply(one: TrackedObject, spacing: Spacing | None) -> dict[str, Any]:
-    """An object as JSON can hold it, see `ObjectReply`."""
+def object_reply(one: TrackedObject, spacing: Spacing | None, variations: int = 0) -> dict[str, Any]:
+    """An object as JSON can hold it, see `ObjectReply`; and `answer_reply`."""
     current = one.current
     return {
         "number": one.number,
         "name": one.name,
-        "answer": answer_reply(current, spacing, {"rle", "measures"}) if current else None,
+        "answer": answer_reply(current, spacing, {"rle", "measures"}, variations) if current else None,
         "undo": len(one.answers),
         "redo": len(one.undone),
     }

@@ -9,8 +9,9 @@ from samsdk.backends.extras import is_importable
 from samsdk.serve.dicom_files import DICOM_FORMATS
 from samsdk.serve.downloads import FORMATS
 from samsdk.serve.guard import UPLOAD_PATH
+from samsdk.serve.objects import Answer
 from samsdk.serve.problems import Refused, documented
-from samsdk.serve.replies import answer_reply, object_reply
+from samsdk.serve.replies import answer_reply, measured, object_reply
 from samsdk.serve.schemas import (
     LARGEST_OBJECT,
     AnswerReply,
@@ -22,10 +23,11 @@ from samsdk.serve.schemas import (
     SessionChange,
     SessionReply,
     SinglePrompt,
+    Variations,
 )
 from samsdk.serve.service import Opened, Running, Service
 from samsdk.serve.sessions import Session
-from samsdk.serve.uploads import Choice, check_spacing, shown
+from samsdk.serve.uploads import Choice, check_spacing
 from samsdk.serve.workers import Cancelled
 
 router = APIRouter(responses=documented(404, 410))
@@ -114,6 +116,8 @@ async def open_session(
             "bits": levels.levels.dtype.itemsize * 8,
             "start": levels.start,
             "step": levels.step,
+            "least": levels.least,
+            "greatest": levels.greatest,
             "low": levels.low,
             "high": levels.high,
         },
@@ -144,8 +148,11 @@ async def close_session(session: Opened, service: Running) -> Response:
 
 @router.get("/sessions/{session}/image", response_class=Response, responses=_LEVELS)
 async def get_image(request: Request, session: Opened, service: Running) -> Response:
-    """The image for a screen, at most 4096 pixels a side, to be windowed there."""
-    levels = await service.workers.bulk(request, lambda _: shown(session.scan.pixels).levels.tobytes())
+    """The image for a screen, at most 4096 pixels a side, to be windowed there.
+
+    Of greyscale DICOM files it is the modality's numbers, whatever window the model sees them through.
+    """
+    levels = await service.workers.bulk(request, lambda _: session.upload.shown().levels.tobytes())
     return Response(levels, media_type="application/octet-stream")
 
 
@@ -153,7 +160,9 @@ async def get_image(request: Request, session: Opened, service: Running) -> Resp
 async def prompt(request: Request, session: Opened, service: Running, body: SinglePrompt) -> Response:
     """Segment what one prompt points at. Say `mask` to correct an answer, else it is a new look."""
     (answer,) = await service.answer(request, session, [body], body.multimask, body.zoom)
-    reply = await service.workers.prompt(request, lambda _: answer_reply(answer, session.spacing, body.include))
+    moved = body.variations if "measures" in body.include else 0
+    await _measure(request, session, service, answer, moved)
+    reply = await service.workers.prompt(request, lambda _: answer_reply(answer, session.spacing, body.include, moved))
     return JSONResponse(reply)
 
 
@@ -178,9 +187,14 @@ async def change_object(
 
 
 @router.get("/sessions/{session}/objects/{number}", response_model=ObjectReply, responses=documented(404, 410))
-async def get_object(request: Request, session: Opened, service: Running, number: Number) -> Response:
-    """An object as it is, measured."""
-    return await _object_state(request, session, service, number)
+async def get_object(
+    request: Request, session: Opened, service: Running, number: Number, variations: Variations = 0
+) -> Response:
+    """An object as it is, measured; with `variations` each value has a range, from so many moved prompts."""
+    one = session.object(number)
+    if one.current:
+        await _measure(request, session, service, one.current, variations)
+    return await _object_state(request, session, service, number, variations)
 
 
 @router.delete("/sessions/{session}/objects/{number}", status_code=204, response_class=Response)
@@ -216,9 +230,23 @@ async def _session_state(request: Request, session: Session, service: Service) -
     return JSONResponse(reply)
 
 
-async def _object_state(request: Request, session: Session, service: Service, number: int) -> Response:
+async def _measure(request: Request, session: Session, service: Service, answer: Answer, variations: int) -> None:
+    """Measure an answer with so many moved prompts, of which it then knows the ranges."""
+    if variations and (session.spacing, variations) not in answer.measured:
+        spacing = session.spacing
+
+        def job(cancelled: Cancelled) -> None:
+            answer.remember(spacing, variations, measured(session.vary(answer, variations, cancelled), spacing))
+
+        await service.workers.bulk(request, job)
+
+
+async def _object_state(
+    request: Request, session: Session, service: Service, number: int, variations: int = 0
+) -> Response:
     one = session.object(number)
-    return JSONResponse(await service.workers.prompt(request, lambda _: object_reply(one, session.spacing)))
+    reply = await service.workers.prompt(request, lambda _: object_reply(one, session.spacing, variations))
+    return JSONResponse(reply)
 
 
 def _session_reply(session: Session, idle_seconds: float) -> dict[str, Any]:
@@ -226,6 +254,8 @@ def _session_reply(session: Session, idle_seconds: float) -> dict[str, Any]:
         "id": session.id,
         "size": list(session.size),
         "spacing": list(session.spacing) if session.spacing else None,
+        "frames": session.upload.frames,
+        "frame": session.upload.frame,
         "model": session.predictor.manifest.name,
         "formats": list(FORMATS),
         "dicom_formats": list(DICOM_FORMATS) if session.scan.source and is_importable("highdicom") else [],

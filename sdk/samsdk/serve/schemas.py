@@ -14,6 +14,8 @@ AnswerNumber = Annotated[int, Field(ge=1, le=2**53)]
 Length = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1000)]
 
 
+MOST_VARIATIONS: Final = 32
+Variations = Annotated[int, Field(ge=0, le=MOST_VARIATIONS)]
 Part = Literal["rle", "polygons", "png", "measures"]
 """Parts of an answer that cost time: forms of the mask, and its measurements."""
 
@@ -31,11 +33,18 @@ class PromptBody(_Body):
     points: Annotated[list[Point], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="(x, y) of each point", examples=[[[316, 400]]]
     )
+    points_mm: Annotated[list[Point], Field(min_length=1, max_length=1000)] | None = Field(
+        None,
+        description="instead of `points`, (x, y) in mm from the image's upper left corner; where `spacing` is known",
+    )
     labels: Annotated[list[Literal[0, 1]], Field(min_length=1, max_length=1000)] | None = Field(
         None, description="1 the object, 0 not the object, for each point; all 1 when left out"
     )
     box: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
         None, description="(x0, y0, x1, y1), x1 and y1 exclusive"
+    )
+    box_mm: Annotated[list[Coordinate], Field(min_length=4, max_length=4)] | None = Field(
+        None, description="instead of `box`, in mm; where `spacing` is known"
     )
     mask: AnswerNumber | None = Field(None, description="number of an answer of this session, which is then corrected")
 
@@ -50,6 +59,10 @@ class _How(_Body):
 
 class SinglePrompt(PromptBody, _How):
     """One prompt, and how it is to be answered."""
+
+    variations: Variations = Field(
+        0, description="how many prompts that are moved a little are answered, too, for the ranges of `measures`"
+    )
 
 
 class Batch(_How):
@@ -78,6 +91,16 @@ class Measure(BaseModel):
     name: str = Field(examples=["area"])
     value: float
     unit: str = Field(examples=["px²", "mm"])
+    range: list[float] | None = Field(
+        None, description="with `variations`: ends between which 9 of 10 moved prompts give the value"
+    )
+
+
+class Stability(BaseModel):
+    """How far a mask depends on where exactly somebody pointed."""
+
+    agreement: float = Field(description="mean IoU of the mask with those of the moved prompts")
+    variations: int = Field(description="how many prompts were moved")
 
 
 class Rle(BaseModel):
@@ -100,6 +123,7 @@ class AnswerReply(BaseModel):
     box: list[int] | None = Field(description="tight box (x0, y0, x1, y1), x1 and y1 exclusive; null if it is empty")
     window: list[int] = Field(description="the part of the image that the model saw")
     measures: list[Measure] | None = Field(None, description="in pixels, and in mm where their size is known")
+    stability: Stability | None = Field(None, description="with `variations`, of a mask that is measured")
     timings: dict[str, float] = Field(description="milliseconds; `total` is what the prompt took in all")
     provider: str
     model: str
@@ -132,8 +156,10 @@ class ShownReply(BaseModel):
     bits: int
     start: float
     step: float
-    low: float
-    high: float
+    least: float = Field(description="value of the image")
+    greatest: float = Field(description="value of the image")
+    low: float = Field(description="value to show black at first")
+    high: float = Field(description="value to show white at first; below `low` where 0 is white")
 
 
 class SessionReply(BaseModel):
@@ -142,6 +168,8 @@ class SessionReply(BaseModel):
     id: str
     size: list[int] = Field(description="height, width")
     spacing: list[float] | None = Field(description="(x, y) sides of a pixel in mm")
+    frames: int = Field(description="that the file has; of a TIFF its pages")
+    frame: int = Field(description="which of them this is, from 0 on")
     model: str
     formats: list[str] = Field(description="of files to download")
     dicom_formats: list[str] = Field(description="of DICOM files to ask for; none if the image came in another format")

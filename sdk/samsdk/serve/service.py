@@ -10,7 +10,9 @@ from fastapi import Depends, FastAPI, Request
 from starlette.requests import ClientDisconnect
 
 from samsdk.errors import BundleError, CancelledError
+from samsdk.io.dicom_spacing import Spacing
 from samsdk.manifest import AUTO, PROMPTABLE
+from samsdk.millimetres import prompt_pixels
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt
 from samsdk.results import Result
@@ -19,8 +21,9 @@ from samsdk.serve.metrics import Metrics
 from samsdk.serve.objects import Answer
 from samsdk.serve.problems import Refused
 from samsdk.serve.schemas import PromptBody
+from samsdk.serve.screen import Shown
 from samsdk.serve.sessions import Session, Sessions
-from samsdk.serve.uploads import Choice, Shown, read_upload, shown
+from samsdk.serve.uploads import Choice, read_upload
 from samsdk.serve.workers import Cancelled, Workers
 
 # How often sessions that nobody uses are looked for.
@@ -100,10 +103,10 @@ class Service:
         _, predictor = self.predictor(model)
 
         def opened(data: bytes, cancelled: Cancelled) -> tuple[Session, Shown]:
-            scan = read_upload(data, choice, self.limits)
-            session = Session(predictor, scan, self.workers.gate)
+            upload = read_upload(data, choice, self.limits)
+            session = Session(predictor, upload, self.workers.gate)
             session.look(cancelled)
-            return session, shown(scan.pixels)
+            return session, upload.shown()
 
         session, levels = await self.upload(request, opened)
         self.sessions.add(session)
@@ -152,22 +155,19 @@ class Service:
         """
         self._check_counts(bodies)
         corrected = [session.answer(body.mask) if body.mask else None for body in bodies]
-        prompts = [
-            Prompt(body.points, body.labels, body.box, former.result if former else None)
-            for body, former in zip(bodies, corrected, strict=True)
-        ]
+        prompts = [_prompt(body, former, session.spacing) for body, former in zip(bodies, corrected, strict=True)]
 
-        def job(cancelled: Cancelled) -> tuple[list[Result], float]:
+        def job(cancelled: Cancelled) -> tuple[list[tuple[Result, Prompt | None]], float]:
             start = time.perf_counter()
-            results = session.ask(prompts, multimask=multimask, zoom=zoom, cancelled=cancelled)
-            return results, (time.perf_counter() - start) * 1e3 / len(results)
+            found = session.ask(prompts, multimask=multimask, zoom=zoom, cancelled=cancelled)
+            return found, (time.perf_counter() - start) * 1e3 / len(found)
 
         run = self.workers.prompt if len(prompts) == 1 else self.workers.bulk
-        results, milliseconds = await run(request, job)
+        found, milliseconds = await run(request, job)
         answers = []
-        for body, former, result in zip(bodies, corrected, results, strict=True):
+        for body, former, (result, prompt) in zip(bodies, corrected, found, strict=True):
             number = session.number_for(body.object, former, self.limits.objects)
-            answers.append(session.add(number, result, milliseconds, self.limits))
+            answers.append(session.add(number, result, prompt, milliseconds, self.limits))
             self.metrics.observe_stages(result.timings)
         self.sessions.make_room()
         return answers
@@ -176,8 +176,26 @@ class Service:
         most = self.limits
         if len(bodies) > most.batch:
             raise Refused(413, "too_large", f"expected at most {most.batch} prompts in a batch, got {len(bodies)}")
-        if any(len(body.points or ()) > most.points for body in bodies):
+        if any(len(points or ()) > most.points for body in bodies for points in (body.points, body.points_mm)):
             raise Refused(413, "too_large", f"expected at most {most.points} points in a prompt")
+
+
+def _prompt(body: PromptBody, former: Answer | None, spacing: Spacing | None) -> Prompt:
+    """A prompt in pixels.
+
+    Raises:
+        Refused: it is in millimetres, and nobody knows how large a pixel is.
+        PromptError: it is in pixels and in millimetres.
+    """
+    if spacing is None and (body.points_mm or body.box_mm):
+        raise Refused(
+            422,
+            "spacing",
+            "expected a prompt in pixels: the size of a pixel of this image is not known; PATCH the session with "
+            '{"spacing": [x, y]} in mm, or open the image with ?spacing=',
+        )
+    points, box = prompt_pixels(spacing, body.points, body.box, body.points_mm, body.box_mm)
+    return Prompt(points, body.labels, box, former.result if former else None)
 
 
 # Not plain functions: those the framework would call in threads of its own, and sessions belong to the loop's.

@@ -12,7 +12,7 @@ from samsdk.auto import prompts_itself
 from samsdk.embedding import Embedding
 from samsdk.errors import CancelledError
 from samsdk.io.dicom_spacing import Spacing
-from samsdk.io.scans import Scan
+from samsdk.measuring.perturbation import vary
 from samsdk.predictor import Predictor
 from samsdk.prompts import Prompt, check_kinds, encode_prompt
 from samsdk.regions import answer_prompt
@@ -20,6 +20,7 @@ from samsdk.results import Result
 from samsdk.serve.limits import Limits
 from samsdk.serve.objects import Answer, TrackedObject
 from samsdk.serve.problems import Refused
+from samsdk.serve.uploads import Upload
 from samsdk.serve.workers import Cancelled, Gate
 from samsdk.transforms import Window
 
@@ -32,22 +33,23 @@ _REMEMBERED: Final = 4096
 class Session:
     """One image and its objects.
 
-    `look` and `ask` compute, and may be called from any thread; all else belongs to the event loop's.
+    `look`, `ask` and `vary` compute, and may be called from any thread; all else belongs to the event loop's.
 
     Args:
         predictor: that answers.
-        scan: the image, its pixels read-only.
+        upload: the image.
         gate: which encoding has to pass.
     """
 
-    def __init__(self, predictor: Predictor, scan: Scan, gate: Gate) -> None:
+    def __init__(self, predictor: Predictor, upload: Upload, gate: Gate) -> None:
         self.id = secrets.token_urlsafe(24)
         self.predictor = predictor
-        self.scan = scan
-        self.spacing: Spacing | None = scan.spacing
+        self.upload = upload
+        self.scan = upload.scan
+        self.spacing: Spacing | None = upload.scan.spacing
         self.objects: dict[int, TrackedObject] = {}
         self.used = time.monotonic()
-        self.nbytes = scan.pixels.nbytes
+        self.nbytes = upload.nbytes
         self.timings: Mapping[str, float] = {}
         self._gate = gate
         self._whole: Embedding | None = None
@@ -68,7 +70,7 @@ class Session:
 
     def ask(
         self, prompts: Sequence[Prompt], *, multimask: bool, zoom: bool | None, cancelled: Cancelled
-    ) -> list[Result]:
+    ) -> list[tuple[Result, Prompt | None]]:
         """Answer prompts as `Predictor.segment` does, with the embeddings that this session keeps.
 
         Args:
@@ -76,6 +78,9 @@ class Session:
             multimask: see `Predictor.decode`.
             zoom: see `Predictor.segment`.
             cancelled: whether nobody wants the answers any more.
+
+        Returns:
+            Of each prompt its result, which shares its memory with no other, and the prompt as `vary` takes it.
 
         Raises:
             PromptError, BackendError: as `Predictor.segment`.
@@ -98,9 +103,34 @@ class Session:
             return predictor.decode_batch(embedding, [prompt], multimask=multimask)[0]
 
         if alone or zoom is False:
-            return predictor.decode_batch(encode(None), prompts, multimask=multimask)
-        closeness = predictor.zoom(zoom)
-        return [answer_prompt(encode, answer, prompt, self.size, manifest, closeness) for prompt in prompts]
+            results = predictor.decode_batch(encode(None), prompts, multimask=multimask)
+        else:
+            closeness = predictor.zoom(zoom)
+            results = [answer_prompt(encode, answer, prompt, self.size, manifest, closeness) for prompt in prompts]
+        return [(_own(result), None if alone else prompt) for result, prompt in zip(results, prompts, strict=True)]
+
+    def vary(self, answer: Answer, count: int, cancelled: Cancelled) -> Result:
+        """The result of an answer with what moved prompts give, as `Predictor.segment(variations=)` does.
+
+        Raises:
+            CancelledError: nobody wants it any more.
+        """
+        if answer.prompt is None or count == 0:
+            return answer.result
+
+        def decode(embedding: Embedding, prompts: Sequence[Prompt]) -> list[Result]:
+            found = []
+            for prompt in prompts:
+                # One at a time: whoever clicks meanwhile is not to wait for all of them.
+                if cancelled():
+                    raise CancelledError("nobody waits for these ranges any more")
+                found += self.predictor.decode_batch(embedding, [prompt])
+            return found
+
+        def encode(window: Window | None) -> Embedding:
+            return self._encode(window, cancelled, urgent=False)
+
+        return vary(answer.result, answer.prompt, encode, decode, count)
 
     def _encode(self, window: Window | None, cancelled: Cancelled, *, urgent: bool) -> Embedding:
         with self._lock:
@@ -166,10 +196,10 @@ class Session:
         self._numbers = max(self._numbers, number)
         return number
 
-    def add(self, number: int, result: Result, milliseconds: float, limits: Limits) -> Answer:
+    def add(self, number: int, result: Result, prompt: Prompt | None, milliseconds: float, limits: Limits) -> Answer:
         """Keep a result as an object's mask."""
         self._answers += 1
-        answer = Answer(self._answers, number, result, milliseconds)
+        answer = Answer(self._answers, number, result, prompt, milliseconds)
         self.objects.setdefault(number, TrackedObject(number, f"Object {number}")).add(answer, limits.answers)
         self.weigh()
         if self.nbytes > limits.memory_bytes:
@@ -184,11 +214,28 @@ class Session:
         with self._lock:
             embeddings = [*self._windows.values(), *([self._whole] if self._whole else [])]
         answers = (answer for one in self.objects.values() for answer in (*one.answers, *one.undone))
+        results = {id(result): result for answer in answers for result in answer.results}
         self.nbytes = (
-            self.scan.pixels.nbytes
-            + sum(tensor.nbytes for embedding in embeddings for tensor in embedding.tensors.values())
-            + sum(answer.nbytes for answer in answers)
+            self.upload.nbytes
+            + sum(_embedding_bytes(embedding) for embedding in embeddings)
+            + sum(_result_bytes(result) for result in results.values())
         )
+
+
+def _own(result: Result) -> Result:
+    """The result with logits of its own: as a decoder leaves them, they hold on to all masks of all prompts."""
+    return replace(result, low_res_logits=result.low_res_logits.copy())
+
+
+def _embedding_bytes(embedding: Embedding) -> int:
+    probabilities = embedding.point_probabilities
+    return sum(tensor.nbytes for tensor in embedding.tensors.values()) + (
+        0 if probabilities is None else probabilities.nbytes
+    )
+
+
+def _result_bytes(result: Result) -> int:
+    return result.low_res_logits.nbytes + sum(region.inside.nbytes for region in result.regions)
 
 
 class Sessions:

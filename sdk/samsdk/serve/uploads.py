@@ -1,27 +1,20 @@
-"""An uploaded file becomes an image, and what a screen shows of an image."""
+"""An uploaded file becomes an image."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from samsdk.errors import ImageError
-from samsdk.intensity import to_uint8
 from samsdk.io.dicom import is_dicom
 from samsdk.io.dicom_headers import dicom_size, inflates_beyond
+from samsdk.io.dicom_pixels import ModalityFrame
 from samsdk.io.dicom_spacing import Spacing
-from samsdk.io.headers import image_size
+from samsdk.io.headers import frame_sizes
 from samsdk.io.images import as_scan
-from samsdk.io.scans import Scan, read_scan
+from samsdk.io.scans import Scan, read_scan, read_scan_to_view
 from samsdk.serve.limits import Limits
 from samsdk.serve.problems import Refused
+from samsdk.serve.screen import Shown, shown, shown_modality
 
-# Screens show fewer pixels, and canvases of browsers take few more.
-_LONGEST_SHOWN: Final = 4096
-# Levels of 16 bits; a grey image of any other range is scaled to them.
-_LEVELS: Final = 65535
 # Of a deflated file: colours of 16 bits, and some frames.
 _BYTES_A_PIXEL: Final = 16
 _LARGEST_SPACING: Final = 1000.0
@@ -42,7 +35,33 @@ class Choice:
     spacing: Spacing | None = None
 
 
-def read_upload(data: bytes, choice: Choice, limits: Limits) -> Scan:
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """An image that was sent.
+
+    Attributes:
+        scan: what the model sees, its pixels read-only.
+        frames: that the file has; of a TIFF its pages.
+        frame: which of them this is, from 0 on.
+        modality: what a screen may window anew, of greyscale DICOM alone: the scan's pixels are windowed already.
+    """
+
+    scan: Scan
+    frames: int = 1
+    frame: int = 0
+    modality: Shown | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.scan.pixels.nbytes + (self.modality.levels.nbytes if self.modality else 0)
+
+    def shown(self) -> Shown:
+        """What a screen needs of it."""
+        return self.modality or shown(self.scan.pixels)
+
+
+def read_upload(data: bytes, choice: Choice, limits: Limits) -> Upload:
     """Read an image file. This is the only place where the service looks into what it was sent.
 
     Args:
@@ -51,41 +70,56 @@ def read_upload(data: bytes, choice: Choice, limits: Limits) -> Scan:
         limits: of the service.
 
     Returns:
-        The image, its pixels read-only.
+        The image.
 
     Raises:
         ImageError: it is no image that samsdk reads.
         MissingExtraError: reading it needs an extra that is not installed.
         Refused: it has more pixels than the service takes; or several frames, of which none was named.
     """
-    check_size(data, limits)
+    frames = check_size(data, limits, choice.frame or 0)
     try:
-        scan = as_scan(_read(data, choice))
+        read, modality = _read(data, choice)
+        scan, view = as_scan(read), shown_modality(modality) if modality else None
     except MemoryError as error:
         raise ImageError("the image is larger than the memory of this machine; make it smaller first") from error
     _check_pixels(scan.pixels.shape[0] * scan.pixels.shape[1], limits)
     scan.pixels.setflags(write=False)
-    return replace(scan, spacing=scan.spacing or choice.spacing)
+    return Upload(replace(scan, spacing=scan.spacing or choice.spacing), frames, choice.frame or 0, view)
 
 
-def check_size(data: bytes, limits: Limits) -> None:
+def check_size(data: bytes, limits: Limits, frame: int = 0) -> int:
     """Look into a file's header before anything is decoded: a few kilobytes can hold gigabytes of pixels.
 
+    Args:
+        data: the file.
+        limits: of the service.
+        frame: that will be decoded, from 0 on.
+
+    Returns:
+        How many frames or pages it has; 1 where its header cannot be understood.
+
     Raises:
-        Refused: it has more pixels than the service takes, or is deflated and grows beyond what they take.
+        Refused: the frame has more pixels than the service takes, or the file is deflated and grows beyond what they
+            take.
     """
     most = _BYTES_A_PIXEL * limits.pixels
     if inflates_beyond(data, most):
         raise Refused(413, "too_large", f"expected at most {most} bytes in a deflated file; send a part of it")
     # As it will be read: a DICOM file may begin like a picture of another format.
-    size = dicom_size(data) if is_dicom(data) else image_size(data)
-    if size is not None:
-        _check_pixels(size[0] * size[1], limits)
+    if is_dicom(data):
+        width, height, frames = dicom_size(data) or (0, 0, 1)
+    else:
+        sizes = frame_sizes(data)
+        width, height = sizes[frame] if frame < len(sizes) else (0, 0)
+        frames = max(1, len(sizes))
+    _check_pixels(width * height, limits)
+    return frames
 
 
-def _read(data: bytes, choice: Choice) -> Scan:
+def _read(data: bytes, choice: Choice) -> tuple[Scan, ModalityFrame | None]:
     try:
-        return read_scan(data, frame=choice.frame, window=choice.window)
+        return read_scan_to_view(data, frame=choice.frame, window=choice.window)
     except ImageError as error:
         if choice.frame is not None:
             raise
@@ -117,44 +151,3 @@ def check_spacing(values: list[float]) -> Spacing:
             f"expected one or two lengths in mm (x, y), above 0 and up to {_LARGEST_SPACING:g}",
         )
     return values[0], values[-1]
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What a screen needs of an image.
-
-    Attributes:
-        levels: (h, w) uint8 or little-endian uint16, or (h, w, 3) uint8 RGB; smaller than the image where that is huge.
-        start: value of level 0 in the file's units.
-        step: from one level to the next.
-        low: value to show black.
-        high: value to show white.
-    """
-
-    levels: NDArray[Any]
-    start: float
-    step: float
-    low: float
-    high: float
-
-
-def shown(pixels: NDArray[Any]) -> Shown:
-    """Prepare an image for a screen, its grey values so that they can be windowed there.
-
-    Args:
-        pixels: (H, W) grey or (H, W, 3) RGB.
-    """
-    height, width = pixels.shape[:2]
-    scale = _LONGEST_SHOWN / max(height, width)
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        # OpenCV resizes neither bool nor integers of 32 bits.
-        small = pixels if pixels.dtype in (np.uint8, np.uint16, np.int16, np.float32) else pixels.astype(np.float32)
-        pixels = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA))
-    if pixels.ndim == 3 or pixels.dtype in (np.uint8, np.bool_):
-        return Shown(np.ascontiguousarray(to_uint8(pixels, "uint8_or_minmax")), 0.0, 1.0, 0.0, 255.0)
-    low, high = float(pixels.min()), float(pixels.max())
-    whole = pixels.dtype.kind in "iu" and high - low <= _LEVELS
-    step = 1.0 if whole else max(high - low, 1e-12) / _LEVELS
-    levels = np.rint((pixels.astype(np.float64) - low) / step)
-    return Shown(np.ascontiguousarray(levels.astype("<u2")), low, step, low, high)

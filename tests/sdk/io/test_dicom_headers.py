@@ -23,10 +23,11 @@ def test_the_header_says_the_size_that_the_pixels_have(name: str) -> None:
     data = packaged(name)
     frame = 0 if "2frame" in name else None
     height, width = read_scan(data, frame=frame).pixels.shape[:2]
-    assert dicom_size(data) == (width, height)
+    frames = 2 if frame is not None else 1
+    assert dicom_size(data) == (width, height, frames)
     # Without its pixels it says the same, so that none was needed.
     if name == "CT_small.dcm":
-        assert dicom_size(data[: -width * height * 2]) == (width, height)
+        assert dicom_size(data[: -width * height * 2]) == (width, height, frames)
 
 
 @pytest.mark.parametrize("data", [b"", b"no DICOM", bytes(200), b"\x89PNG\r\n\x1a\n" + bytes(300)])
@@ -42,7 +43,7 @@ def test_damaged_headers_have_none() -> None:
         broken = bytearray(data[: rng.integers(140, 2000)])
         for place in rng.integers(130, len(broken), 5):
             broken[place] = rng.integers(256)
-        assert dicom_size(bytes(broken)) is None or len(dicom_size(bytes(broken)) or ()) == 2
+        assert dicom_size(bytes(broken)) is None or len(dicom_size(bytes(broken)) or ()) == 3
 
 
 def deflated(zeros: int) -> bytes:

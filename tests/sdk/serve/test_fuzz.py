@@ -41,10 +41,12 @@ def session(application: Any) -> str:
     """A session with one object, so that requests come further than to 404."""
     from samsdk.io.scans import Scan
     from samsdk.serve.sessions import Session
+    from samsdk.serve.uploads import Upload
 
     service = application.app.state.service
     predictor = service.predictors["tiny"]
-    open_one = Session(predictor, Scan(np.arange(1024, dtype=np.uint8).reshape(32, 32) // 4), service.workers.gate)
+    scan = Scan(np.arange(1024, dtype=np.uint8).reshape(32, 32) // 4)
+    open_one = Session(predictor, Upload(scan), service.workers.gate)
     service.sessions.add(open_one)
     return open_one.id
 
