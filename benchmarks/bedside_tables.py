@@ -11,6 +11,8 @@ PROMPTS = {
     "drawn_box": "box drawn by hand (each side off by 3 % on average)",
     "point3": "three points",
 }
+# When page_clicks.py clicks again.
+PAGE_WAYS = {"at_once": "as soon as the mask is there", "measured": "when it is measured"}
 
 
 def everything_table(result: Mapping[str, Any]) -> str:
@@ -38,15 +40,37 @@ def everything_table(result: Mapping[str, Any]) -> str:
 def serve_table(result: Mapping[str, Any]) -> str:
     """The service under load."""
     ms, memory = result["milliseconds"], result["memory_mb"]
+    quarters = " / ".join(f"{value:.0f}" for name, value in memory.items() if name.endswith("_quarter_max"))
     rows = [
         "| clients | sessions | prompts | wrong masks | failed | median / p95 / p99 ms | prompts a second | "
-        "memory before / at most MB |",
+        "memory MB: before the first image / most in each quarter |",
         "|---" * 8 + "|",
         f"| {result['clients']} | {result['sessions']} | {result['prompts']} | {result['wrong_masks']} | "
         f"{result['failed']} | {ms['median']:.0f} / {ms['p95']:.0f} / {ms['p99']:.0f} | "
-        f"{result['prompts_per_second']:.0f} | {memory['before']:.0f} / {memory['peak']:.0f} |",
+        f"{result['prompts_per_second']:.0f} | {memory['before']:.0f} / {quarters} |",
     ]
-    note = f"Default model on real images; sessions may hold {memory['limit_of_sessions']} MB. {machine(result)}."
+    held = f", and held {memory['held_by_sessions']:.0f} MB in the end" if "held_by_sessions" in memory else ""
+    note = f"Default model on real images; sessions may hold {memory['limit_of_sessions']} MB{held}. {machine(result)}."
+    return "\n".join([*rows, "", note])
+
+
+def page_table(result: Mapping[str, Any]) -> str:
+    """From the click to the mask on the screen."""
+    rows = [
+        "| the next click comes | click | clicks | click to mask, ms: median / p95 | of it the model |",
+        "|---" * 5 + "|",
+    ]
+    for way, text in PAGE_WAYS.items():
+        for kind, name in (("first", "on a new object"), ("correction", "that corrects"), ("all", "both")):
+            row = result["ways"][way][kind]
+            total, model = (
+                f"{row[part]['median']:.0f} / {row[part]['p95']:.0f}" for part in ("click_to_mask", "model")
+            )
+            rows.append(f"| {text} | {name} | {row['clicks']} | {total} | {model} |")
+    note = (
+        f"{result['browser']}, headless, on the machine that runs the service too; default model; pictures of "
+        f"scikit-image: {', '.join(result['images'])}. {machine(result)}."
+    )
     return "\n".join([*rows, "", note])
 
 

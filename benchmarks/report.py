@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bedside_tables import confidence_table, everything_table, head_table, serve_table
+from bedside_tables import confidence_table, everything_table, head_table, page_table, serve_table
 from results import ROOT, machine, read_results
 from side_by_side_tables import conditions, detail_tables, main_table, soak_table
 from training_tables import summary_table as trained_summary
@@ -300,6 +300,12 @@ def tables(table: Callable[[Mapping[str, Any]], str], benchmark: str) -> str:
     return "\n\n".join([BEGIN, *map(table, read_results(benchmark)), END])
 
 
+def serve_numbers() -> str:
+    """The generated part of docs/serve.md."""
+    parts = [*map(serve_table, read_results("serve")), *map(page_table, read_results("page_clicks"))]
+    return "\n\n".join([BEGIN, *parts, END])
+
+
 def training_numbers() -> str:
     """The generated part of docs/training.md."""
     return "\n\n".join([BEGIN, trained_numbers(), END])
@@ -334,7 +340,7 @@ def main() -> int:
         (ROOT / "docs" / "volumes.md", volumes_numbers()),
         (ROOT / "docs" / "benchmarks.md", benchmarks_numbers()),
         (ROOT / "docs" / "everything.md", tables(everything_table, "everything")),
-        (ROOT / "docs" / "serve.md", tables(serve_table, "serve")),
+        (ROOT / "docs" / "serve.md", serve_numbers()),
         (ROOT / "docs" / "measuring.md", measuring_numbers()),
     ):
         old = path.read_text(encoding="utf-8")

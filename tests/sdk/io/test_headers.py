@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samsdk.io.headers import FORMATS, image_format, image_size, is_truncated
+from samsdk.io.headers import FORMATS, frame_sizes, image_format, image_size, is_truncated
 from samsdk.io.tiff import tiff_pages, tiff_spacing
 
 HEIGHT, WIDTH = 43, 61
@@ -63,6 +63,16 @@ def test_tiff_in_both_byte_orders_and_sizes(order: str, big: bool) -> None:
     data = tiff(order, {256: (3, 1, 700), 257: (4, 1, 90000), 262: (3, 1, 0), 338: (3, 1, 2)}, big=big)
     assert image_size(data) == (700, 90000)
     assert tiff_pages(data) == [{256: 700, 257: 90000, 262: 0, 338: 2}]
+
+
+def test_every_page_of_a_tiff_has_a_size() -> None:
+    pages = [np.zeros(size, np.uint8) for size in ((4, 6), (50, 70), (3, 3))]
+    done, data = cv2.imencodemulti(".tif", pages)
+    assert done
+    assert frame_sizes(data.tobytes()) == [(6, 4), (70, 50), (3, 3)]
+    assert frame_sizes(tiff("<", {256: (3, 1, 5)})) == [(5, 0)], "its height is not said"
+    assert frame_sizes(encoded(".png")) == [(WIDTH, HEIGHT)]
+    assert frame_sizes(b"no image") == []
 
 
 def test_tiff_values_that_do_not_fit_in_the_entry_are_followed() -> None:

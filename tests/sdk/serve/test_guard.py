@@ -2,6 +2,7 @@ import logging
 import time
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -147,6 +148,20 @@ def test_images_and_prompts_beyond_the_limits(calling: Any) -> None:
         bomb = bytearray(api.png(np.zeros((4, 4), np.uint8)))
         bomb[16:24] = (100_000).to_bytes(4) * 2
         assert api.upload(bytes(bomb)).json()["error"] == "too_large"
+
+
+def test_the_page_that_is_asked_for_is_checked_before_it_is_decoded(
+    calling: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, stack = cv2.imencodemulti(".tif", [np.full(size, 7, np.uint8) for size in ((8, 8), (900, 900), (9, 9))])
+    assert done
+    decoded = []
+    real = cv2.imdecodemulti
+    monkeypatch.setattr(cv2, "imdecodemulti", lambda *args, **how: decoded.append(how) or real(*args, **how))
+    with calling(limits=Limits(pixels=100, burst=1000)) as api:
+        for frame, status in ((0, 201), (1, 413), (2, 201), (3, 422)):
+            assert api.upload(stack.tobytes(), f"?frame={frame}").status_code == status, frame
+        assert [how["range"] for how in decoded] == [(2, 3)], "the large page never was"
 
 
 def test_malformed_prompts_are_the_clients_fault(api: Any, opened: str) -> None:

@@ -225,4 +225,116 @@ def test_of_several_frames_one_has_to_be_named(api: Any) -> None:
             samsdk.io.scans.read_scan(path, frame=frame).pixels,
         )
     assert seen[0] != seen[1]
+    assert (session["frames"], session["frame"]) == (2, 1)
     assert api.upload(data, "?frame=2").json()["error"] == "image"
+
+
+def test_pages_of_a_stack_are_counted(api: Any) -> None:
+    pages = [np.full((6, 8), 40 * number, np.uint8) for number in range(1, 4)]
+    done, stack = cv2.imencodemulti(".tif", pages)
+    assert done
+    first, last = api.upload(stack.tobytes()).json(), api.upload(stack.tobytes(), "?frame=2").json()
+    assert (first["frames"], first["frame"], last["frames"], last["frame"]) == (3, 0, 3, 2)
+    assert api.get(f"/sessions/{last['id']}").json()["frame"] == 2
+    assert set(api.get(f"/sessions/{last['id']}/image").content) == {120}
+    assert api.upload(pages[0]).json()["frames"] == 1
+
+
+def values_shown(api: Any, reply: dict[str, Any]) -> NDArray[np.float64]:
+    """What a screen makes of the levels that it gets."""
+    shown = reply["shown"]
+    content = api.get(f"/sessions/{reply['id']}/image").content
+    levels = np.frombuffer(content, "<u2" if shown["bits"] == 16 else "u1").reshape(shown["size"])
+    return np.asarray(shown["start"] + shown["step"] * levels.astype(np.float64))
+
+
+def test_the_screen_gets_what_the_window_of_a_dicom_file_cuts_off(api: Any, predictor: samsdk.Predictor) -> None:
+    path = Path(str(pydicom.data.get_testdata_file("CT_small.dcm", download=False)))
+    dataset = pydicom.dcmread(path)
+    meant = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    prompt = {"box": [30, 30, 90, 90], "include": ["rle"]}
+    for query, window in (("", None), ("?window=40,80", (40.0, 80.0))):
+        reply = api.upload(path.read_bytes(), query).json()
+        np.testing.assert_array_equal(values_shown(api, reply), meant)
+        shown = reply["shown"]
+        assert (shown["least"], shown["greatest"]) == (meant.min(), meant.max())
+        scan = samsdk.io.scans.read_scan(path, window=window)
+        # At first the screen shows what the model sees, and the model sees the window whatever the screen has.
+        first = np.clip((meant - shown["low"]) / (shown["high"] - shown["low"]), 0, 1) * 255
+        np.testing.assert_allclose(first, scan.pixels, atol=0.5 + 1e-6)
+        assert api.ask(f"/sessions/{reply['id']}", **prompt)["rle"] == predictor.segment(scan, box=prompt["box"]).rle()
+    assert (shown["low"], shown["high"]) == (0, 79)
+    assert (scan.pixels[meant > 79] == 255).all(), "the second window clips"
+    assert len(np.unique(meant[meant > 79])) > 100
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "JPEG2000.dcm", "SC_rgb_rle.dcm", "examples_palette.dcm"])
+def test_the_screen_shows_other_dicom_files_as_the_model_sees_them(api: Any, name: str) -> None:
+    path = Path(str(pydicom.data.get_testdata_file(name, download=False)))
+    pixels = samsdk.io.scans.read_scan(path).pixels
+    reply = api.upload(path.read_bytes()).json()
+    shown = reply["shown"]
+    if pixels.ndim == 3:
+        assert api.get(f"/sessions/{reply['id']}/image").content == pixels.tobytes()
+        return
+    first = np.clip((values_shown(api, reply) - shown["low"]) / (shown["high"] - shown["low"]), 0, 1) * 255
+    np.testing.assert_allclose(first, pixels, atol=0.51)
+
+
+def test_what_is_white_at_zero_is_shown_so(api: Any, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(str(pydicom.data.get_testdata_file("CT_small.dcm", download=False)))
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.save_as(tmp_path / "inverted.dcm")
+    reply = api.upload((tmp_path / "inverted.dcm").read_bytes()).json()
+    assert reply["shown"]["low"] > reply["shown"]["high"]
+    pixels = samsdk.io.scans.read_scan(tmp_path / "inverted.dcm").pixels
+    low, high = reply["shown"]["low"], reply["shown"]["high"]
+    np.testing.assert_allclose(np.clip((values_shown(api, reply) - low) / (high - low), 0, 1) * 255, pixels, atol=0.51)
+
+
+@pytest.mark.parametrize("zoom", [None, True, False])
+def test_moved_prompts_give_each_measure_a_range(
+    api: Any, opened: str, predictor: samsdk.Predictor, tissue: NDArray[np.uint8], zoom: bool | None
+) -> None:
+    first = api.ask(opened, points=[POINT], zoom=zoom)
+    how = {"points": [POINT, [150, 240]], "labels": [1, 0], "zoom": zoom}
+    answer = api.ask(opened, **how, mask=first["answer"], variations=6)
+    before = predictor.segment(tissue, points=[POINT], zoom=zoom)
+    expected = predictor.segment(tissue, **how, mask=before, variations=6).measure()
+    assert expected.stability is not None
+    assert answer["stability"] == {"agreement": pytest.approx(expected.stability.agreement), "variations": 6}
+    ranges = {f"{one['name'].replace(' ', '_')}_{one['unit'].replace('²', '2')}": one for one in answer["measures"]}
+    assert {name: one["range"] for name, one in ranges.items()} == {
+        name: pytest.approx(list(ends)) for name, ends in expected.stability.ranges.items()
+    }
+    # The same afterwards, of the object; and without being asked for there is none.
+    api.patch(opened, json={"spacing": [0.5, 0.25]})
+    later = api.get(f"{opened}/objects/1?variations=6").json()["answer"]
+    assert later["stability"] == answer["stability"]
+    area = {one["unit"]: one["range"] for one in later["measures"] if one["name"] == "area"}
+    assert area["mm²"] == pytest.approx([end * 0.125 for end in area["px²"]])
+    plain = api.get(f"{opened}/objects/1").json()["answer"]
+    assert "stability" not in plain
+    assert not any("range" in one for one in plain["measures"])
+    assert api.get(f"{opened}/objects/1?variations=33").status_code == 422
+    assert "stability" not in api.ask(opened, **how, variations=6, include=["rle"])
+
+
+def test_prompts_in_millimetres(api: Any, predictor: samsdk.Predictor, tissue: NDArray[np.uint8], opened: str) -> None:
+    scan = samsdk.Scan(tissue, spacing=(0.5, 0.25))
+    prompts = ({"points_mm": [[100.2, 45.1], [20, 10]], "labels": [1, 0]}, {"box_mm": [60, 25, 150, 65]})
+    session = f"/sessions/{api.upload(tissue, '?spacing=0.5,0.25').json()['id']}"
+    for prompt in prompts:
+        unknown = api.post(f"{opened}/prompts", json=prompt)
+        assert (unknown.status_code, unknown.json()["error"]) == (422, "spacing")
+        assert "PATCH" in unknown.json()["detail"]
+        assert api.ask(session, **prompt)["rle"] == predictor.segment(scan, **prompt).rle()
+    assert api.ask(session, **prompts[1])["rle"] == api.ask(session, box=[120, 100, 300, 260])["rle"]
+    both = api.post(f"{session}/prompts", json={"points": [POINT], **prompts[0]})
+    assert (both.status_code, both.json()["error"]) == (422, "prompt")
+    batch = api.post(f"{opened}/batches", json={"prompts": list(prompts)})
+    assert (batch.status_code, batch.json()["error"]) == (422, "spacing")
+    # Once it is known, the same prompt is answered.
+    api.patch(opened, json={"spacing": [0.5, 0.25]})
+    assert api.ask(opened, **prompts[0])["rle"] == predictor.segment(scan, **prompts[0]).rle()
+    assert api.post(f"{session}/prompts", json={"points_mm": [[1, 1]] * 101}).status_code == 413

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import samsdk
+import samsdk.errors
 from samsdk.serve.limits import Limits
 
 
@@ -57,6 +58,52 @@ def test_a_session_that_grows_forgets_what_it_could_undo(calling: Any, cell: NDA
             api.ask(session, points=[[300, 300]], object=1, zoom=False)
             assert api.app.state.service.sessions.nbytes <= start + answer * 4.5
         assert 1 <= api.get(f"{session}/objects/1").json()["undo"] <= 4
+
+
+def test_answers_hold_no_more_memory_than_is_counted(api: Any, cell: NDArray[np.uint8]) -> None:
+    session = api.open(cell)
+    first = api.ask(session, points=[[300, 300]], zoom=False)
+    api.ask(session, points=[[300, 300], [200, 100]], labels=[1, 0], mask=first["answer"], object=1, zoom=False)
+    api.post(f"{session}/batches", json={"prompts": [{"points": [[x, 200]]} for x in (50, 150, 250)], "zoom": False})
+    api.ask(session, points=[[300, 300]], include=["png", "rle"])
+    (kept,) = api.app.state.service.sessions._open.values()
+    answers = [answer for one in kept.objects.values() for answer in one.answers]
+    assert len(answers) == 6
+    for answer in answers:
+        # A view would hold on to the logits of all masks and of all prompts of a batch.
+        assert answer.result.low_res_logits.base is None
+        assert "mask" not in vars(answer.result), "a mask of the whole image was made and kept"
+    assert answers[1].prompt.mask is answers[0].result
+    held = sum(one.result.low_res_logits.nbytes + one.result.region.inside.nbytes for one in answers)
+    embeddings = [kept._whole, *kept._windows.values()]
+    held += sum(tensor.nbytes for embedding in embeddings for tensor in embedding.tensors.values())
+    assert kept.nbytes == held + cell.nbytes
+    # What a correction was made of is counted as long as it is held.
+    before = kept.nbytes
+    kept.objects[1].forget()
+    kept.weigh()
+    assert kept.nbytes == before, "the answer before is what the present one corrects"
+
+
+def test_measurements_are_not_kept_without_end(api: Any, cell: NDArray[np.uint8]) -> None:
+    session = api.open(cell)
+    api.ask(session, box=[200, 200, 300, 300])
+    (kept,) = api.app.state.service.sessions._open.values()
+    for side in range(1, 9):
+        api.patch(session, json={"spacing": [side / 10]})
+        api.get(f"{session}/objects/1?variations={side}")
+        api.get(f"{session}/objects/1")
+    assert len(kept.objects[1].current.measured) <= 2
+
+
+def test_nobody_waits_for_ranges_of_a_client_that_is_gone(api: Any, cell: NDArray[np.uint8]) -> None:
+    session = api.open(cell)
+    api.ask(session, points=[[300, 300]])
+    (kept,) = api.app.state.service.sessions._open.values()
+    asked = iter([False, False, True])
+    with pytest.raises(samsdk.errors.CancelledError):
+        kept.vary(kept.objects[1].current, 8, lambda: next(asked))
+    assert next(asked, None) is None
 
 
 def test_answers_beyond_the_limit_are_forgotten_from_the_oldest_on(calling: Any, cell: NDArray[np.uint8]) -> None:

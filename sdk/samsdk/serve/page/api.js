@@ -23,22 +23,23 @@ export function begin(ask) {
   }
 }
 
-async function send(method, path, { body, type, keepalive = false } = {}) {
+async function send(method, path, { body, type, signal, keepalive = false } = {}) {
   const headers = {};
   const token = sessionStorage.getItem(KEY);
   if (token) headers.Authorization = `Bearer ${token}`;
   if (type) headers["Content-Type"] = type;
   let response;
   try {
-    response = await fetch(path, { method, body, headers, keepalive, credentials: "omit", cache: "no-store" });
+    response = await fetch(path, { method, body, headers, signal, keepalive, credentials: "omit", cache: "no-store" });
   } catch {
+    if (signal?.aborted) throw new Problem(0, "aborted", "Something else was asked for.");
     throw new Problem(0, "offline", "The service does not answer. Is it still running?");
   }
   if (response.status === 401 && !keepalive) {
     const entered = await askToken();
     if (entered) {
       sessionStorage.setItem(KEY, entered);
-      return send(method, path, { body, type });
+      return send(method, path, { body, type, signal });
     }
   }
   if (!response.ok) {
@@ -53,10 +54,11 @@ const json = async (method, path, value) =>
 
 export const models = () => json("GET", "/models");
 export const openImage = async (file, frame) =>
-  (await send("POST", frame === null ? "/sessions" : `/sessions?frame=${frame}`, { body: file, type: "application/octet-stream" })).json();
+  (await send("POST", `/sessions?frame=${frame}`, { body: file, type: "application/octet-stream" })).json();
 export const levels = async (id) => (await send("GET", `/sessions/${id}/image`)).arrayBuffer();
 export const prompt = (id, body) => json("POST", `/sessions/${id}/prompts`, body);
-export const object = (id, number) => json("GET", `/sessions/${id}/objects/${number}`);
+export const object = async (id, number, variations = 0, signal = undefined) =>
+  (await send("GET", `/sessions/${id}/objects/${number}?variations=${variations}`, { signal })).json();
 export const setSpacing = (id, spacing) => json("PATCH", `/sessions/${id}`, { spacing });
 export const rename = (id, number, name) => json("PATCH", `/sessions/${id}/objects/${number}`, { name });
 export const remove = (id, number) => send("DELETE", `/sessions/${id}/objects/${number}`);

@@ -48,8 +48,6 @@ function changed() {
       element("welcome").hidden = true;
       element("hint").hidden = false;
       element("latency").textContent = "";
-      element("frame-row").hidden = work.frame === null;
-      if (work.frame !== null) element("frame").value = work.frame + 1;
       cross = null;
     }
   }
@@ -69,31 +67,28 @@ function busy(text) {
   element("busy-text").textContent = text ?? "";
 }
 
-async function open(file, frame = null) {
+async function open(file, frame = 0) {
   if (!file) return;
   element("toast").hidden = true;
   busy("Reading and encoding the image…");
   try {
     await work.open(file, frame);
-    const [height, width] = work.session.size;
-    element("status").textContent = `${width} × ${height} px, encoded in ${number(work.session.timings.encode)} ms`;
+    const { size: [height, width], frames } = work.session;
+    const which = frames > 1 ? `frame ${frame + 1} of ${frames}, ` : "";
+    element("status").textContent = `${which}${width} × ${height} px, encoded in ${number(work.session.timings.encode)} ms`;
     element("overlay").focus({ preventScroll: true });
   } catch (problem) {
-    if (problem.kind === "frame") setTimeout(() => askFrame(file));
-    else report(problem);
+    report(problem);
   } finally {
     busy(null);
   }
 }
 
-/** A file of several frames or pages: which one? Counted from 1, as viewers do. */
-function askFrame(file) {
-  const dialog = element("frame-dialog");
-  dialog.addEventListener("close", () => {
-    if (dialog.returnValue === "ok") open(file, Number(element("frame-wanted").value) - 1);
-  }, { once: true });
-  dialog.returnValue = "";
-  dialog.showModal();
+/** Another frame or page of the file that is open, from 0 on; one that it does not have is the nearest that it has. */
+async function openFrame(frame) {
+  const wanted = Math.min(work.session.frames - 1, Math.max(0, Math.round(frame) || 0));
+  if (wanted !== work.frame) await open(work.file, wanted);
+  panel.showFrame();
 }
 
 /** Run a prompt and say how long it took from the click to the mask on the screen. */
@@ -104,7 +99,7 @@ async function timed(start, prompt) {
     const answer = await prompt;
     const drawn = await view.request("above");
     performance.measure("click-to-mask", { start, end: drawn, detail: answer.timings.total });
-    work.measure(answer).catch(report);
+    work.measure(answer).then(() => work.refine()).catch(report);
     element("latency").textContent = `${Math.round(drawn - start)} ms (model ${Math.round(answer.timings.total)})`;
     element("status").textContent = answer.box
       ? `Object ${answer.object}: confidence ${Math.round(100 * answer.confidence)} %`
@@ -128,8 +123,7 @@ listen(view, stage, () => tool, {
   box(box, start) { if (work.session && box[2] - box[0] >= 1 && box[3] - box[1] >= 1) timed(start, work.box(box)); },
   contrast(dx, dy) {
     if (!work.session) return;
-    const { low, high } = work.session.shown;
-    const speed = Math.max(high - low, 1e-6) / 400;
+    const speed = work.picture.range / 400;
     const [width, level] = panel.window;
     panel.setWindow(width + dx * speed, level + dy * speed);
   },
@@ -171,7 +165,9 @@ element("undo").addEventListener("click", () => step("undo"));
 element("redo").addEventListener("click", () => step("redo"));
 element("fit").addEventListener("click", () => view.fit());
 element("help").addEventListener("click", () => element("help-dialog").showModal());
-element("frame").addEventListener("change", () => open(work.file, Number(element("frame").value) - 1));
+element("frame").addEventListener("change", () => openFrame(Number(element("frame").value) - 1));
+element("frame-before").addEventListener("click", () => openFrame(work.frame - 1));
+element("frame-after").addEventListener("click", () => openFrame(work.frame + 1));
 element("scope").addEventListener("change", () => panel.update());
 element("toast-close").addEventListener("click", () => { element("toast").hidden = true; });
 
@@ -197,6 +193,7 @@ function moveCross(event) {
 const KEYS = {
   o: pick, f: () => choose("add"), b: () => choose("remove"), r: () => choose("box"), h: () => choose("move"),
   w: () => choose("window"), n: () => work.session && work.newObject(), 0: () => view.fit(),
+  ",": () => work.session && openFrame(work.frame - 1), ".": () => work.session && openFrame(work.frame + 1),
   m: () => element("show").click(), "?": () => element("help-dialog").showModal(),
   "[": () => fade(-0.1), "]": () => fade(0.1),
   Delete: () => work.active !== null && work.remove(work.active).catch(report),

@@ -34,7 +34,22 @@ function row(one) {
   name.textContent = one.name[0].toUpperCase() + one.name.slice(1);
   value.textContent = quantity(one);
   if (one.name === "area") value.className = "major";
+  if (one.range) {
+    const range = document.createElement("span");
+    range.className = "range";
+    range.textContent = one.range.map((end) => number(end)).join(" to ");
+    value.append(range);
+  }
   return [name, value];
+}
+
+/** What moved prompts said of an outline. */
+function firmness(stability) {
+  if (!stability) return "";
+  const share = `${Math.round(100 * stability.agreement)} %`;
+  return stability.agreement >= 0.8
+    ? `Clicks a little elsewhere agree to ${share}.`
+    : `Unstable: clicks a little elsewhere agree to ${share} only. Add clicks or a box.`;
 }
 
 export class Panel {
@@ -56,17 +71,29 @@ export class Panel {
 
   /** Another image was opened. */
   opened() {
-    const { shown, spacing, formats, dicom_formats } = this.work.session;
-    const range = Math.max(shown.high - shown.low, shown.step);
-    const step = range / 500;
+    const { session: { shown, spacing, frames, formats, dicom_formats }, picture: { range } } = this.work;
+    // Fine enough that a narrow window of many values can be had.
+    const step = Math.min(range / 500, Math.abs(shown.high - shown.low) / 20 || Infinity);
+    const [least, greatest] = [Math.min(shown.least, shown.low, shown.high), Math.max(shown.greatest, shown.low, shown.high)];
     Object.assign(element("width"), { min: step, max: range * 1.5, step, disabled: false });
-    Object.assign(element("level"), { min: shown.low - range / 4, max: shown.high + range / 4, step, disabled: false });
+    Object.assign(element("level"), { min: least - range / 4, max: greatest + range / 4, step, disabled: false });
+    element("frame-section").hidden = frames === 1;
+    element("frame").max = frames;
+    element("frames").textContent = `of ${frames.toLocaleString("en")}`;
+    this.showFrame();
     element("reset-window").disabled = false;
     element("spacing").disabled = false;
     element("spacing").value = spacing ? [...new Set(spacing)].map((side) => Number(side.toPrecision(6))).join(" × ") : "";
     element("spacing-note").textContent = spacing ? "From the file." : "Type it in to measure in mm.";
     this.showWindow();
     element("formats").replaceChildren(...[...formats, ...dicom_formats].map((kind) => this.saveButton(kind)));
+  }
+
+  showFrame() {
+    const { frame, session } = this.work;
+    element("frame").value = frame + 1;
+    element("frame-before").disabled = frame === 0;
+    element("frame-after").disabled = frame >= session.frames - 1;
   }
 
   showWindow() {
@@ -163,6 +190,7 @@ export class Panel {
     element("confidence").value = answer.confidence;
     element("confidence-text").textContent = `${Math.round(100 * answer.confidence)} %`;
     element("advice").textContent = advice(answer.confidence);
+    element("stability").textContent = firmness(answer.stability);
   }
 
   item(one) {

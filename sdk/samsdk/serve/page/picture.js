@@ -16,17 +16,27 @@ export class Picture {
 
   reset() {
     const { low, high } = this.shown;
-    this.setWindow(Math.max(high - low, this.shown.step), (low + high) / 2);
+    this.setWindow(Math.max(Math.abs(high - low), this.shortest), (low + high) / 2);
   }
 
-  /** Values from level - width / 2 to level + width / 2 become black to white. */
+  /** From the image's least value to its greatest, or what the first window spans if that is more. */
+  get range() {
+    const { least, greatest, low, high } = this.shown;
+    return Math.max(greatest - least, Math.abs(high - low), this.shortest);
+  }
+
+  /** Width of the narrowest window: one level. */
+  get shortest() { return Math.abs(this.shown.step) || 1; }
+
+  /** Values from level - width / 2 to level + width / 2 become black to white; white to black where 0 is white. */
   setWindow(width, level) {
     this.windowWidth = width;
     this.windowLevel = level;
-    const { start, step, channels, bits } = this.shown;
+    const { start, step, channels, bits, low, high } = this.shown;
+    const sign = high < low ? -1 : 1;
     const table = new Uint8ClampedArray(bits === 16 ? 65536 : 256);
     for (let index = 0; index < table.length; index++) {
-      table[index] = 255 * ((start + step * index - level) / width + 0.5);
+      table[index] = 255 * (sign * (start + step * index - level) / width + 0.5);
     }
     const out = this.image.data;
     const { levels } = this;

@@ -7,6 +7,9 @@ import { Layer } from "./view.js";
 // Okabe and Ito's colours, brightest first: they stay apart for any colour vision.
 const COLOURS = ["#56b4e9", "#e69f00", "#3ddbb0", "#f0e442", "#ff7f50", "#e39ac6", "#8ab4ff", "#d0d0d0"];
 
+// How many prompts are moved a little, for the ranges of what is measured.
+const VARIATIONS = 8;
+
 export class Work {
   /** `changed` is called after whatever changed, with nothing. */
   constructor(changed) {
@@ -17,7 +20,8 @@ export class Work {
     this.done = [];
     this.taken = [];
     this.file = null;
-    this.frame = null;
+    this.frame = 0;
+    this.refining = null;
     this.queue = Promise.resolve();
     this.waiting = 0;
   }
@@ -43,6 +47,7 @@ export class Work {
 
   /** Let the service forget the image. */
   close(leaving = false) {
+    this.refining?.abort();
     if (this.session) api.close(this.session.id, leaving).catch(() => {});
     this.session = null;
   }
@@ -57,6 +62,7 @@ export class Work {
   choose(number) {
     this.active = number;
     this.changed();
+    this.refine();
   }
 
   /** One more point of the chosen object, or the first of a new one; resolves to the answer. */
@@ -79,6 +85,7 @@ export class Work {
   }
 
   async ask(step) {
+    this.refining?.abort();
     const asked = this.session.id;
     const answer = await this.again(() => api.prompt(this.session.id, bodyOf(step, this.active)));
     if (this.session?.id !== asked) return answer;
@@ -93,12 +100,23 @@ export class Work {
   }
 
   /** Fill in what was measured of an answer, which is on the screen already. */
-  async measure(answer) {
+  async measure(answer, variations = 0, signal = undefined) {
     const asked = this.session;
-    const said = await api.object(asked.id, answer.object);
+    const said = await api.object(asked.id, answer.object, variations, signal);
     if (said.answer?.answer !== answer.answer || this.session !== asked) return;
     answer.measures = said.answer.measures;
+    answer.stability = said.answer.stability;
     this.changed();
+  }
+
+  /** Ask for the ranges of what was measured of the chosen object; whatever is asked for next goes first. */
+  async refine() {
+    this.refining?.abort();
+    const answer = this.current?.answer;
+    if (!answer?.box || answer.stability) return;
+    this.refining = new AbortController();
+    // What is measured is there without them; if the service is gone, the next click says so.
+    await this.measure(answer, VARIATIONS, this.refining.signal).catch(() => {});
   }
 
   object(number) {
@@ -129,6 +147,7 @@ export class Work {
       else object.steps.push(object.undone.pop());
       this.active = number;
       this.take(object, said.answer);
+      this.refine();
     });
   }
 
@@ -155,9 +174,10 @@ export class Work {
       this.session.spacing = said.spacing;
       for (const { number, answer } of said.objects) {
         const object = this.objects.get(number);
-        if (object?.answer && answer) object.answer.measures = answer.measures;
+        if (object?.answer && answer) Object.assign(object.answer, { measures: answer.measures, stability: undefined });
       }
       this.changed();
+      this.refine();
     });
   }
 
