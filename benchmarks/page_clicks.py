@@ -2,11 +2,11 @@
 
     python benchmarks/page_clicks.py [--objects 60] [--chromium /usr/bin/chromium] [--screenshot docs/page.png]
 
-A service of the default model runs in a process of its own, on an address of this machine alone; service and browser share
-the machine. Each object gets a click and then another one that corrects it. The page itself takes the times: from the
-event of the mouse until the picture with the mask was handed to the screen. The next click comes as soon as the mask is
-there (`at_once`), when the page still wants to know what was measured; or when that is on the screen (`measured`). The
-JSON goes to benchmarks/results/; with --screenshot only a picture of the page is made.
+A service of the default model runs in a process of its own, on an address of this machine alone; service and browser
+share the machine. Each object gets a click and then another one that corrects it. The page itself takes the times:
+from the event of the mouse until the picture with the mask was handed to the screen. The next click comes as soon as
+the mask is there (`at_once`), when the page still wants to know what was measured; or when that is on the screen
+(`measured`). The JSON goes to benchmarks/results/; with --screenshot only a picture of the page is made.
 """
 
 import argparse
