@@ -456,9 +456,12 @@ def test_a_wider_window_shows_what_the_first_one_clips(page: Page, tmp_path: Pat
     assert set(first[bone]) == {255}
     page.click(64.5, 64.5)
     asked_first = page.mask(1, (128, 128))
+    level_before = page.page.locator("#level").get_attribute("aria-valuetext")
     page.page.fill("#width", "3000")
     page.page.fill("#level", "500")
-    page.page.wait_for_function("async () => (await import('/page/main.js')).work.picture.windowWidth > 2900")
+    page.page.wait_for_function(
+        "(before) => document.getElementById('level').getAttribute('aria-valuetext') !== before", arg=level_before
+    )
     width, level = page.js(
         "async () => { const { picture } = (await import('/page/main.js')).work; "
         "return [picture.windowWidth, picture.windowLevel]; }"
@@ -483,16 +486,18 @@ def test_every_frame_can_be_had(page: Page, tmp_path: Path) -> None:
     assert page.page.locator("#frames").inner_text() == "of 3"
     assert page.page.locator("#frame-before").is_disabled()
     seen = [int(page.screen((30, 40))[0, 0])]
-    for act in (
-        lambda: page.page.click("#frame-after"),
-        lambda: (page.page.fill("#frame", "3"), page.page.keyboard.press("Enter")),
-    ):
-        before = page.js("async () => (await import('/page/main.js')).work.session.id")
-        act()
+
+    def see(frame: str) -> None:
         page.page.wait_for_function(
-            "async (before) => (await import('/page/main.js')).work.session.id !== before", arg=before
+            "(text) => document.getElementById('status').textContent.includes(text)", arg=f"frame {frame}"
         )
         seen.append(int(page.screen((30, 40))[0, 0]))
+
+    page.page.click("#frame-after")
+    see("2 of 3")
+    page.page.fill("#frame", "3")
+    page.page.keyboard.press("Enter")
+    see("3 of 3")
     assert tuple(seen) == levels
     assert page.page.locator("#frame-after").is_disabled()
     page.open(Path(str(pydicom.data.get_testdata_file("SC_rgb_rle_2frame.dcm", download=False))))
