@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 INTENSITY_RULES: Final = ("uint8_or_minmax",)
 NORMALISATION_RULES: Final = ("minmax", "unit", "imagenet_rgb", "imagenet_bgr_quirk")
+# Numbers that are stretched at a time: a whole image of 20,000 pixels a side would be 3.2 GB in float64.
+_BAND: Final = 2**20
 # Of the 0-255 values of red, green and blue over ImageNet, as Segment Anything uses them.
 _IMAGENET_MEAN: Final = np.array([123.675, 116.28, 103.53], dtype=np.float32)
 _IMAGENET_STD: Final = np.array([58.395, 57.12, 57.375], dtype=np.float32)
@@ -22,6 +24,8 @@ def to_uint8(image: NDArray[np.generic], rule: str) -> NDArray[np.uint8]:
     `uint8_or_minmax` (LiteMedSAM, MedSAM/pre_grey_rgb.py): values that already mean 0-255 are kept; anything else is
     stretched from its minimum and maximum to 0-255. In detail: uint8 is kept; bool becomes 0 and 255; integers within
     0-255 are kept; floats within 0-1 are multiplied by 255; floats within 0-255 are rounded; all the rest is stretched.
+
+    Rows are stretched some at a time: beside the levels themselves, memory does not grow with the image.
 
     Args:
         image: HxW or HxWx3 array, any real dtype, finite.
@@ -40,13 +44,20 @@ def to_uint8(image: NDArray[np.generic], rule: str) -> NDArray[np.uint8]:
     if image.dtype == np.bool_:
         return image.astype(np.uint8) * np.uint8(255)
     low, high = float(image.min()), float(image.max())
-    values = image.astype(np.float64)
+    offset, factor = 0.0, 1.0
     if low < 0 or high > 255:
         # A constant image has no range to stretch: it becomes 0, as the published clip of the denominator does.
-        values = (values - low) * (255.0 / max(high - low, 1e-8))
+        offset, factor = low, 255.0 / max(high - low, 1e-8)
     elif high <= 1 and np.issubdtype(image.dtype, np.floating):
-        values *= 255.0
-    return np.rint(values).astype(np.uint8)
+        factor = 255.0
+    levels = np.empty(image.shape, dtype=np.uint8)
+    rows = max(1, _BAND * len(image) // image.size)
+    for first in range(0, len(image), rows):
+        values = image[first : first + rows].astype(np.float64)
+        values -= offset
+        values *= factor
+        levels[first : first + rows] = np.rint(values, out=values)
+    return levels
 
 
 def normalise(image: NDArray[np.uint8], rule: str) -> NDArray[np.float32]:

@@ -1,3 +1,4 @@
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -68,6 +69,46 @@ def test_a_constant_image_has_finite_levels(value: int, dtype: type) -> None:
     # Out of 0-255 there is no range to stretch; within, the value is already a level, or for floats a share.
     level = 0 if not 0 <= value <= 255 else 255 if value == 1 and dtype is not np.int32 else value
     np.testing.assert_array_equal(result, np.full((2, 3), level))
+
+
+def at_once(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """The rule for what is not uint8 or bool, on the whole image in float64."""
+    low, high = float(image.min()), float(image.max())
+    values = image.astype(np.float64)
+    if low < 0 or high > 255:
+        values = (values - low) * (255.0 / max(high - low, 1e-8))
+    elif high <= 1 and np.issubdtype(image.dtype, np.floating):
+        values *= 255.0
+    return np.rint(values).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        *((np.uint16, 0, 65535), (np.uint16, 3, 250), (np.int16, -1024, 3071), (np.int64, -(2**40), 2**50)),
+        *((np.float16, 0, 1), (np.float32, 0, 1), (np.float32, 0.5, 254.5), (np.float64, -1e5, 1e-3)),
+    ],
+)
+@pytest.mark.parametrize("shape", [(701, 1601), (1, 1200), (600, 700, 3)])
+def test_rows_some_at_a_time_have_the_bits_of_all_at_once(
+    dtype: type, low: float, high: float, shape: tuple[int, ...]
+) -> None:
+    image = (np.random.default_rng(0).random(shape) * (high - low) + low).astype(dtype)
+    for one in (image, image[::-1, ::2], np.asfortranarray(image)):
+        np.testing.assert_array_equal(to_uint8(one, RULE), at_once(one))
+
+
+def test_memory_does_not_grow_with_the_image_beside_its_levels() -> None:
+    beside = []
+    for rows in (1000, 4000):
+        image = np.random.default_rng(0).integers(0, 4096, (rows, 4000)).astype(np.uint16)
+        tracemalloc.start()
+        levels = to_uint8(image, RULE)
+        beside.append(tracemalloc.get_traced_memory()[1] - levels.nbytes)
+        tracemalloc.stop()
+    assert beside[1] < 1.1 * beside[0]
+    # A band of 2**20 numbers in float64, and what rounds it; all at once it would be 128 MB and more.
+    assert beside[1] < 20e6
 
 
 def test_to_uint8_does_not_change_its_input() -> None:
