@@ -6,6 +6,7 @@ number or date of a patient can reach a result, a log or an error.
 
 import io
 import os
+import re
 import struct
 import types
 import zlib
@@ -24,11 +25,13 @@ from samsdk.io.dicom_pixels import (
     show_colour,
     show_grey,
 )
+from samsdk.io.dicom_quiet import silence
 from samsdk.io.dicom_spacing import SPACING_TAGS, Spacing, pixel_spacing
 from samsdk.io.encoded import check_frame, check_pixels
 
 SUFFIXES: Final = (".dcm", ".dicom")
 _PREFIX: Final = slice(128, 132)
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 # Which element each field of `Source` is read from.
 _SOURCE_TAGS: Final = {
     "sop_class": "SOPClassUID",
@@ -61,6 +64,7 @@ _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE: Final = "PALETTE COLOR"
 # pydicom hands all of these over as RGB.
 _COLOURS: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_OTHER_COLOURS: Final = ("ARGB", "CMYK", "HSV", "XYB", "YBR_PARTIAL_420", "YBR_PARTIAL_422")
 # What pydicom and its plugins raise on files that are damaged.
 _DAMAGE: Final = (
     AttributeError,
@@ -146,29 +150,39 @@ def read_dicom(
     """
     pydicom = _pydicom()
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_TAGS))
-        kind = _check_kind(dataset, name, pydicom)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-        check_frame(frame, frames, name, "frames")
-        if frame is None and frames > 1:
-            raise ImageError(
-                f"cannot read {name}: it has {frames} frames, say which: samsdk.read_scan(..., frame=0) to "
-                f"frame={frames - 1}, or --frame in the command line"
-            )
-        _merge_groups(dataset, frame or 0)
-        stored = _decode(dataset, name, frame or 0, pydicom)
-        grey = kind in _GREY
-        shown = show_grey(stored, dataset, window) if grey else show_colour(stored, dataset, pydicom)
-        numbers = modality_frame(stored, dataset, window) if grey and modality else None
-        return DicomFrame(shown, pixel_spacing(dataset), _source(dataset, frame or 0, frames), numbers)
+        with silence():
+            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_TAGS))
+            kind = _check_kind(dataset, name, pydicom)
+            frames = _count_frames(dataset, name, frame)
+            _merge_groups(dataset, frame or 0)
+            _check_syntax(dataset, name, pydicom)
+        stored: NDArray[Any] = pydicom.pixels.pixel_array(dataset, index=frame or 0)
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        with silence():
+            grey = kind in _GREY
+            shown = show_grey(stored, dataset, window) if grey else show_colour(stored, dataset, pydicom)
+            numbers = modality_frame(stored, dataset, window) if grey and modality else None
+            return DicomFrame(shown, pixel_spacing(dataset), _source(dataset, frame or 0, frames), numbers)
     except SamsdkError:
         # Some of them are ValueErrors too, and already say what happened.
         raise
-    except (*_DAMAGE, pydicom.errors.InvalidDicomError) as error:
-        # What pydicom says is not repeated: it may quote the file.
+    except (*_DAMAGE, pydicom.errors.InvalidDicomError):
+        # What pydicom says is not repeated, nor kept as the cause: it may quote the file.
         raise ImageError(
             f"cannot read {name}: expected a whole DICOM file, got one that is truncated or damaged; get a whole copy"
-        ) from error
+        ) from None
+
+
+def _count_frames(dataset: Any, name: str, frame: int | None) -> int:
+    """Return how many frames there are; refuse one that is not there, and none where it has to be said which."""
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    check_frame(frame, frames, name, "frames")
+    if frame is None and frames > 1:
+        raise ImageError(
+            f"cannot read {name}: it has {frames} frames, say which: samsdk.read_scan(..., frame=0) to "
+            f"frame={frames - 1}, or --frame in the command line"
+        )
+    return frames
 
 
 def _check_kind(dataset: Any, name: str, pydicom: types.ModuleType) -> str:
@@ -190,18 +204,24 @@ def _check_kind(dataset: Any, name: str, pydicom: types.ModuleType) -> str:
     photometric = str(dataset.PhotometricInterpretation)
     signed_colour = photometric not in _GREY and int(dataset.PixelRepresentation)
     if photometric not in (*_GREY, *_COLOURS, _PALETTE) or signed_colour:
+        # Only what the standard knows: the file's own text is not repeated.
+        known = photometric if photometric in (*_COLOURS, _PALETTE, *_OTHER_COLOURS) else "something unknown"
         raise ImageError(
             f"cannot read {name}: expected greyscale, RGB, YBR or a palette, got {'signed ' if signed_colour else ''}"
-            f"{photometric}; convert it to RGB first"
+            f"{known}; convert it to RGB first"
         )
     return photometric
 
 
 def _kind(dataset: Any, pydicom: types.ModuleType) -> str:
-    uid = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
-    # Only what the dictionary knows: the file's own text is not repeated.
-    known = pydicom.uid.UID(uid).name if uid else ""
-    return f"a DICOM {known!r}" if known and known != uid else "a DICOM object"
+    known = _known_name(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "", pydicom)
+    return f"a DICOM {known!r}" if known else "a DICOM object"
+
+
+def _known_name(uid: str, pydicom: types.ModuleType) -> str | None:
+    """What the dictionary calls a UID; None if it does not know it: the file's own text is not repeated."""
+    name = str(pydicom.uid.UID(uid).name) if uid else uid
+    return None if name == uid else name
 
 
 def _merge_groups(dataset: Any, frame: int) -> None:
@@ -215,18 +235,19 @@ def _merge_groups(dataset: Any, frame: int) -> None:
                 dataset.update({element.tag: element for element in item})
 
 
-def _decode(dataset: Any, name: str, frame: int, pydicom: types.ModuleType) -> NDArray[Any]:
-    """The stored numbers of a frame, [H, W] or [H, W, 3] RGB, in native byte order."""
+def _check_syntax(dataset: Any, name: str, pydicom: types.ModuleType) -> None:
+    """Refuse pixels that are encoded as nobody here decodes them."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if not syntax:
         raise ImageError(f"cannot read {name}: its header does not say how its pixels are encoded; get a whole copy")
     try:
         decoder = pydicom.pixels.get_decoder(syntax)
-    except NotImplementedError as error:
+    except NotImplementedError:
+        known = _known_name(syntax, pydicom) or "something unknown"
         raise ImageError(
-            f"cannot read {name}: its pixels are encoded as {syntax.name}, which no reader of pydicom's knows; "
-            "convert it first"
-        ) from error
+            f"cannot read {name}: its pixels are encoded as {known}, which no reader of pydicom's knows; convert it "
+            "first"
+        ) from None
     if not decoder.is_available:
         raise MissingExtraError(
             f"cannot read {name}: its pixels are compressed as {syntax.name}; pip install 'samsdk[medical]'"
@@ -236,14 +257,18 @@ def _decode(dataset: Any, name: str, frame: int, pydicom: types.ModuleType) -> N
             f"cannot read {name}: its pixels are compressed as {syntax.name} with more than 8 bits, which only "
             "software under the GPL decodes: pip install pylibjpeg-libjpeg"
         )
-    stored: NDArray[Any] = pydicom.pixels.pixel_array(dataset, index=frame)
-    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
 
 
 def _source(dataset: Any, frame: int, frames: int) -> Source:
-    found = {field: str(dataset.get(tag) or "") or None for field, tag in _SOURCE_TAGS.items()}
+    found = {field: _uid(dataset.get(tag)) for field, tag in _SOURCE_TAGS.items()}
     sop_class, sop_instance = found.pop("sop_class") or "", found.pop("sop_instance") or ""
     return Source(sop_class, sop_instance, **found, frame=frame + 1 if frames > 1 else None)
+
+
+def _uid(value: Any) -> str | None:
+    """A UID; None where there is none, or another text in its place, which may name somebody."""
+    text = str(value or "")
+    return text if _UID.fullmatch(text) else None
 
 
 def _pydicom() -> types.ModuleType:

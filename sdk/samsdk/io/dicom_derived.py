@@ -6,12 +6,9 @@ nor warnings hold it.
 """
 
 import io
-import logging
 import os
 import re
-import threading
 import types
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from typing import Any, Final
 
 from samsdk.errors import ImageError, MissingExtraError, SamsdkError
 from samsdk.io.dicom import is_dicom
+from samsdk.io.dicom_quiet import silence
 from samsdk.io.encoded import read_encoded
 
 File = str | os.PathLike[str] | bytes
@@ -57,7 +55,6 @@ _REFUSALS: Final = (
     TypeError,
     ValueError,
 )
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +134,7 @@ def quiet() -> Iterator[None]:
     Raises:
         ImageError: pydicom or highdicom did not understand the header.
     """
-    loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+    with silence():
         try:
             yield
         except SamsdkError:
@@ -152,9 +144,6 @@ def quiet() -> Iterator[None]:
                 "highdicom cannot make an object of this DICOM file: it does not know where images of its kind lie, or "
                 "the header is not as the standard demands; check it with a validator, or get the original file"
             ) from None
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def equipment() -> dict[str, Any]:

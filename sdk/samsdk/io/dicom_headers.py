@@ -6,6 +6,7 @@ from typing import Final
 
 from samsdk.backends.extras import is_importable
 from samsdk.io.dicom import is_dicom
+from samsdk.io.dicom_quiet import silence
 
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
 # The length of the file meta information, which is never compressed, and where that begins (PS3.10, 7.1).
@@ -30,8 +31,9 @@ def dicom_size(data: bytes) -> tuple[int, int, int] | None:
     import pydicom
 
     try:
-        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=_TAGS)
-        return int(header.Columns), int(header.Rows), max(1, int(header.get("NumberOfFrames") or 1))
+        with silence():
+            header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=_TAGS)
+            return int(header.Columns), int(header.Rows), max(1, int(header.get("NumberOfFrames") or 1))
     except Exception:  # pydicom raises nearly anything on damaged files; reading the image will say what is wrong
         return None
 

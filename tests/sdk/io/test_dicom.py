@@ -2,6 +2,7 @@
 
 import io
 import sys
+import traceback
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 import samsdk
 from samsdk import ImageError, MissingExtraError, Scan, read_scan
+from samsdk.io.dicom_headers import dicom_size
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 # (height, width) of the picture, or why there is none.
@@ -112,6 +116,16 @@ PACKAGED: dict[str, tuple[int, int] | str] = {
     "test-SR.dcm": "'Comprehensive SR Storage', which holds none",
     "waveform_ecg.dcm": "'12-lead ECG Waveform Storage', which holds none",
 }
+# (frames, height, width[, 3]) of the files of several frames.
+FRAMED = {
+    "SC_rgb_rle_16bit_2frame.dcm": (2, 100, 100, 3),
+    "SC_rgb_rle_2frame.dcm": (2, 100, 100, 3),
+    "SC_rgb_rle_32bit_2frame.dcm": (2, 100, 100, 3),
+    "examples_ybr_color.dcm": (30, 240, 320, 3),
+    "rtdose.dcm": (15, 10, 10),
+    "rtdose_expb.dcm": (15, 10, 10),
+    "rtdose_rle.dcm": (15, 10, 10),
+}
 PICTURES = sorted(name for name, found in PACKAGED.items() if not isinstance(found, str))
 
 
@@ -165,14 +179,20 @@ def test_the_list_is_of_all_packaged_files() -> None:
     # Of a series of the folder dicomdirtests one file stands for all: they differ in nothing that is read.
     found = {str(path.relative_to(FILES)) for path in FILES.glob("*.dcm")}
     assert found == {name for name in PACKAGED if "/" not in name}
+    assert set(FRAMED) == {name for name, said in PACKAGED.items() if isinstance(said, str) and " frames" in said}
 
 
-@pytest.mark.parametrize(("name", "frames"), [("examples_ybr_color.dcm", 30), ("rtdose_rle.dcm", 15)])
-def test_a_frame_is_the_one_that_was_asked_for(name: str, frames: int) -> None:
-    dataset = pydicom.dcmread(FILES / name)
-    last = read_scan(FILES / name, frame=frames - 1)
-    np.testing.assert_array_equal(last.pixels, by_hand(dataset, frames - 1))
-    assert (last.pixels != read_scan(FILES / name, frame=0).pixels).any()
+@pytest.mark.parametrize(("name", "shape"), FRAMED.items())
+def test_a_frame_is_the_one_that_was_asked_for(name: str, shape: tuple[int, ...]) -> None:
+    dataset, frames = pydicom.dcmread(FILES / name), shape[0]
+    first, last = (read_scan(FILES / name, frame=index) for index in (0, frames - 1))
+    for scan, index in ((first, 0), (last, frames - 1)):
+        assert scan.pixels.shape == shape[1:]
+        # A half is rounded either way by the last bit of a float.
+        assert np.abs(scan.pixels.astype(int) - by_hand(dataset, index)).max() <= (scan.pixels.ndim == 2)
+        # What is shown is no flat grey.
+        assert scan.pixels.max() - scan.pixels.min() > 200
+    assert (last.pixels != first.pixels).any()
     assert last.source is not None
     assert last.source.frame == frames
     for wrong in (-1, frames, True, 1.0):
@@ -462,6 +482,46 @@ def test_cut_files_are_refused_and_say_nothing_of_the_patient(kept: float) -> No
     told = f"{caught.value} {caught.value.__cause__}"
     assert "SECRET" not in told
     assert "19010203" not in told
+
+
+# Tag, VR: what this package or pydicom makes a number, a UID or a word of.
+BROKEN = {
+    "slope": (0x00281053, "DS"),
+    "frames": (0x00280008, "IS"),
+    "window": (0x00281050, "DS"),
+    "spacing": (0x00280030, "DS"),
+    "photometric": (0x00280004, "CS"),
+    "character set": (0x00080005, "CS"),
+    "class": (0x00080016, "UI"),
+    "instance": (0x00080018, "UI"),
+    "study": (0x0020000D, "UI"),
+    "rows": (0x00280010, "US"),
+}
+
+
+@pytest.mark.parametrize("broken", [*BROKEN, "transfer syntax"])
+def test_a_name_in_a_broken_element_is_told_nowhere(broken: str, caplog: pytest.LogCaptureFixture) -> None:
+    name = b"SECRET^NAME."
+    if broken == "transfer syntax":
+        data = made(RAMP).replace(f"{ExplicitVRLittleEndian}\0".encode(), name.ljust(20, b"1"))
+    else:
+        tag, vr = BROKEN[broken]
+        dataset, file = pydicom.dcmread(io.BytesIO(made(RAMP))), io.BytesIO()
+        dataset._dict[Tag(tag)] = RawDataElement(Tag(tag), vr, len(name), name, 0, False, True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pydicom.dcmwrite(file, dataset)
+        data = file.getvalue()
+    caplog.clear()
+    assert name in data
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            said = repr(read_scan(data))
+        except ImageError as error:
+            said = "".join(traceback.format_exception(error))
+        dicom_size(data)
+    assert "SECRET" not in f"{said} {caplog.text} {[str(one.message) for one in warned]}"
 
 
 def test_no_patient_in_what_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
