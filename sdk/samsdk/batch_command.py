@@ -6,7 +6,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from samsdk.command import Report, Subparsers, WrongCallError, add_bundle_options, add_command, add_zoom_option
+from samsdk.command import (
+    Report,
+    Subparsers,
+    WrongCallError,
+    add_bundle_options,
+    add_command,
+    add_measure_options,
+    add_zoom_option,
+    variations,
+)
+from samsdk.everything_command import add_everything_options, everything_settings
 
 _ENGINES: Final = ("local", "ray")
 # Failures that people see; the report has all of them.
@@ -24,7 +34,12 @@ def add_batch(commands: Subparsers) -> None:
         metavar="FILE",
         help="CSV or JSON with file, object, points, labels, box, points_mm, box_mm, frame; a row an object",
     )
-    what.add_argument("--auto", action="store_true", help="all files, with a bundle that needs no prompt")
+    what.add_argument(
+        "--auto",
+        action="store_true",
+        help="all files: what a bundle finds that needs no prompt, or else all objects, as samsdk everything does",
+    )
+    add_everything_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the run")
     add_bundle_options(parser)
     add_zoom_option(parser)
@@ -33,9 +48,10 @@ def add_batch(commands: Subparsers) -> None:
         "--format",
         type=_words,
         metavar="FORMATS",
-        help="png (when left out), json, npz, nii.gz (when left out, of volumes), with commas between them",
+        help="png (when left out), json, npz, nii.gz (when left out, of volumes), dcm (of DICOM images, a DICOM "
+        "segmentation), with commas between them",
     )
-    parser.add_argument("--measure", action="store_true", help="measure the masks, in pixels and where known in mm")
+    add_measure_options(parser, 0)
     parser.add_argument("--retry-failed", action="store_true", help="do again what failed in an earlier run")
     parser.add_argument("--engine", choices=_ENGINES, default="local", help="ray: on a Ray cluster, see $RAY_ADDRESS")
 
@@ -56,6 +72,8 @@ def _run_batch(args: argparse.Namespace) -> Report:
                 zoom=args.zoom,
                 formats=args.format,
                 measure=args.measure,
+                variations=variations(args, 0),
+                everything=everything_settings(args),
                 processes=args.processes,
                 engine=args.engine,
                 retry_failed=args.retry_failed,

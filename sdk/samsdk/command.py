@@ -71,6 +71,38 @@ def add_zoom_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_measure_options(parser: argparse.ArgumentParser, variations: int) -> None:
+    """Add whether masks are measured; `variations` is how many moved prompts give ranges when nobody says."""
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="area, diameters and more, in pixels and, where the file says how large a pixel is, in mm",
+    )
+    parser.add_argument(
+        "--variations",
+        type=_whole_number,
+        metavar="N",
+        help=f"with --measure: moved prompts that give each value a range; {variations} when left out",
+    )
+
+
+def variations(args: argparse.Namespace, default: int) -> int:
+    """How many moved prompts `add_measure_options` was asked for.
+
+    Raises:
+        WrongCallError: some are, but nothing is to be measured.
+    """
+    if args.variations is not None and not args.measure:
+        raise WrongCallError("--variations gives what is measured a range: give --measure too")
+    return (default if args.variations is None else int(args.variations)) if args.measure else 0
+
+
+def _whole_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
 def add_frame_option(parser: argparse.ArgumentParser) -> None:
     """Add which image of a file of several is meant."""
     parser.add_argument("--frame", type=int, metavar="N", help="frame of a DICOM file or page of a TIFF, from 0 on")

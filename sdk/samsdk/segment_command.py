@@ -12,12 +12,15 @@ from samsdk.command import (
     add_bundle_options,
     add_command,
     add_frame_option,
+    add_measure_options,
     add_zoom_option,
     parse_numbers,
+    variations,
 )
 from samsdk.errors import PromptError
 from samsdk.io.images import read_image, write_png
 from samsdk.io.nifti import is_nifti
+from samsdk.io.saving import COCO_SUFFIX, save_result
 from samsdk.io.scans import read_scan
 from samsdk.measuring import Measurement
 from samsdk.volume_command import add_volume_options, refuse_volume_options, segment_volume
@@ -59,8 +62,15 @@ def add_segment(commands: Subparsers) -> None:
     add_bundle_options(parser)
     add_zoom_option(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help="mask or label map: .png (images), .npz, .nii.gz or .json"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="mask or label map: .png (images), .npz, .nii.gz or .json; the objects of an image as a COCO file: "
+        ".coco.json; or, of a DICOM image, as a DICOM segmentation: .dcm",
     )
+    # None, as of the other options that are for images alone.
+    parser.add_argument("--polygons", action="store_true", default=None, help="masks of a .coco.json as polygons")
     parser.add_argument("--overlay", type=Path, metavar="PNG", help="picture of the mask on the image")
     parser.add_argument(
         "--instances",
@@ -68,12 +78,7 @@ def add_segment(commands: Subparsers) -> None:
         metavar="PNG",
         help="numbers of the objects, 16 bits; of bundles that prompt themselves",
     )
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="area, diameters and more, in mm where the file says how large a pixel is, with the range that moved "
-        "prompts give",
-    )
+    add_measure_options(parser, _VARIATIONS)
     add_volume_options(parser)
 
 
@@ -81,6 +86,8 @@ def _run_segment(args: argparse.Namespace) -> Report:
     if is_nifti(args.image):
         return segment_volume(args)
     refuse_volume_options(args)
+    if args.polygons and not (args.output and args.output.name.lower().endswith(COCO_SUFFIX)):
+        raise WrongCallError(f"--polygons is for COCO files: give -o a name that ends in {COCO_SUFFIX}")
     image = read_scan(args.image, frame=args.frame, window=_centre_and_width(args.window))
     result = _segment(args, image)
     written = _write(args, image, result)
@@ -114,7 +121,7 @@ def _segment(args: argparse.Namespace, image: samsdk.Scan) -> samsdk.Result:
             box_mm=args.box_mm,
             mask=mask,
             zoom=args.zoom,
-            variations=_VARIATIONS if args.measure else 0,
+            variations=variations(args, _VARIATIONS),
             model=args.model,
             device=args.device,
             tier=args.tier,
@@ -135,7 +142,7 @@ def _write(args: argparse.Namespace, image: samsdk.Scan, result: samsdk.Result) 
         result.save_instances(args.instances)
         written["instances"] = str(args.instances)
     if args.output:
-        result.save(args.output)
+        save_result(result, args.output, args.image, polygons=bool(args.polygons))
         written["output"] = str(args.output)
     if args.overlay:
         write_png(args.overlay, result.overlay(image))

@@ -24,6 +24,8 @@ _OF_IMAGES: Final = {
     "frame": "--frame",
     "point_mm": "--point-mm",
     "box_mm": "--box-mm",
+    "variations": "--variations",
+    "polygons": "--polygons",
 }
 _PROMPTS: Final = {"point": "--point", "box": "--box"}
 _OF_VOLUMES: Final = {"slice": "--slice", "axis": "--axis", "extent": "--extent"}

@@ -22,7 +22,9 @@ class ObjectRow:
         area: pixels of the mask.
         box: (x0, y0, x1, y1) of the mask in pixels, x1 and y1 exclusive; None of an empty one.
         spacing: (x, y) millimetres a pixel, of volumes (x, y, z); None if unknown.
-        instances: number of objects that the mask was split into, where the bundle says how.
+        instances: number of objects that the mask was split into, where the bundle says how; or that were found without
+            a prompt.
+        instances_cut: number of those found without a prompt that the image's border cuts.
         voxels: of a class of a volume.
         ml: volume of a class of a volume in millilitres.
         measurements: name with unit to value, where it was measured.
@@ -39,6 +41,7 @@ class ObjectRow:
     box: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
     instances: int | None = None
+    instances_cut: int | None = None
     voxels: int | None = None
     ml: float | None = None
     measurements: dict[str, float] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from samsdk.batch.ray_engine import segment_on_ray
 from samsdk.batch.report import BatchReport
 from samsdk.batch.settings import (
     CONFIGURATION,
+    EVERYTHING_FORMATS,
     IMAGE_FORMATS,
     JOURNAL,
     LOCK,
@@ -31,6 +32,7 @@ from samsdk.batch.table import table_rows, write_table
 from samsdk.batch.worker import file_stamp
 from samsdk.bundle import Bundle
 from samsdk.errors import ImageError, OutputError, PromptError
+from samsdk.everything.settings import EverythingSettings
 from samsdk.io.atomic import atomic_write
 from samsdk.io.locks import exclusive_lock
 from samsdk.manifest import PROMPTABLE, VOLUME, Manifest
@@ -54,6 +56,8 @@ def run_batch(
     zoom: bool | None = None,
     formats: Sequence[str] | None = None,
     measure: bool = False,
+    variations: int = 0,
+    everything: EverythingSettings | None = None,
     processes: int = 1,
     engine: str = "local",
     retry_failed: bool = False,
@@ -68,11 +72,15 @@ def run_batch(
         folder: of the files.
         out: the run's folder: `masks/FILE/OBJECT.png`, `results.csv`, `results.parquet` (with pyarrow) and
             `report.json`. Made if it is missing; else it must be empty, or of an earlier run of the same configuration.
-        prompts: a prompts file, see `samsdk.batch.prompts_file`; None for bundles that need no prompt.
+        prompts: a prompts file, see `samsdk.batch.prompts_file`; None takes all files: bundles that need no prompt find
+            what they know, and of others everything mode finds all objects.
         model: see `samsdk.load`; likewise `device` and `tier`.
         zoom: see `Predictor.segment`.
-        formats: what is written for each object: `png`, `json`, `npz`, `nii.gz`; None is `png`, of volumes `nii.gz`.
-        measure: measure the masks, too.
+        formats: what is written for each object: `png`, `json`, `npz`, `nii.gz`, and of DICOM images `dcm`, a DICOM
+            segmentation; None is `png`, of volumes `nii.gz`. Everything mode writes no `nii.gz`.
+        measure: measure the masks, too; everything mode always does.
+        variations: how many moved prompts give each measured value a range, see `samsdk.segment`.
+        everything: how everything mode finds objects; None is as the default model needs it.
         processes: that segment at once; they share the processor's cores. With Ray, of a cluster that is started here.
         engine: `local` or `ray`.
         retry_failed: do again what failed in an earlier run.
@@ -95,6 +103,8 @@ def run_batch(
     bundle = Bundle.open(hub.resolve_bundle(model))
     asked = None if prompts is None else read_prompts(prompts)
     _check_task(bundle.manifest, asked)
+    finds_all = asked is None and bundle.manifest.task == PROMPTABLE
+    _check_fit(finds_all, everything, zoom, variations, measured=measure and asked is not None)
     if engine not in _ENGINES or processes < 1:
         raise ValueError(
             f"expected an engine of {', '.join(_ENGINES)} and 1 or more processes, got {engine}, {processes}"
@@ -107,8 +117,10 @@ def run_batch(
         device=device,
         tier=tier,
         zoom=zoom,
-        formats=_checked_formats(formats, bundle.manifest),
+        formats=_checked_formats(formats, bundle.manifest, finds_all),
         measure=measure,
+        variations=variations,
+        everything=(everything or EverythingSettings()) if finds_all else None,
         # Ray counts processors itself.
         threads=1 if engine == "ray" else max(1, cores() // processes),
     )
@@ -161,17 +173,32 @@ def _is_finished(settings: Settings, journal: Journal, task: FileTask, retry_fai
 
 
 def _check_task(manifest: Manifest, prompts: Prompts | None) -> None:
-    if prompts is None and manifest.task == PROMPTABLE:
+    if prompts is None and manifest.task == PROMPTABLE and "points" not in manifest.prompt_kinds:
         raise PromptError(
-            f"{manifest.name} segments what prompts point at: give it a prompts file, or name a bundle that finds "
-            "what it knows by itself"
+            f"{manifest.name} takes no points, by which everything mode finds objects: give it a prompts file, or name "
+            "another bundle"
         )
     if prompts is not None and not manifest.prompt_kinds:
         raise PromptError(f"{manifest.name} takes no prompts, it finds what it knows by itself: leave the prompts out")
 
 
-def _checked_formats(formats: Sequence[str] | None, manifest: Manifest) -> tuple[str, ...]:
-    known = VOLUME_FORMATS if manifest.task == VOLUME else IMAGE_FORMATS
+def _check_fit(
+    finds_all: bool, everything: EverythingSettings | None, zoom: bool | None, variations: int, *, measured: bool
+) -> None:
+    """Check that what was asked for is of one kind of run."""
+    if everything is not None and not finds_all:
+        raise ValueError("settings of everything mode are for bundles that take prompts, without a prompts file")
+    if finds_all and zoom:
+        raise ValueError("everything mode looks at tiles of each size already; leave zoom out")
+    if variations < 0 or (variations and not measured):
+        raise ValueError(
+            "variations move the prompts of a prompts file, for ranges of what is measured: give both, or 0 variations, "
+            f"not {variations}"
+        )
+
+
+def _checked_formats(formats: Sequence[str] | None, manifest: Manifest, finds_all: bool) -> tuple[str, ...]:
+    known = VOLUME_FORMATS if manifest.task == VOLUME else EVERYTHING_FORMATS if finds_all else IMAGE_FORMATS
     if formats is None:
         return known[:1]
     wanted = tuple(dict.fromkeys(formats))

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from samsdk.errors import OutputError
+from samsdk.everything.settings import EverythingSettings
 
 MASKS: Final = "masks"
 JOURNAL: Final = "journal.jsonl"
 CONFIGURATION: Final = "run.json"
 LOCK: Final = ".lock"
-IMAGE_FORMATS: Final = ("png", "json", "npz", "nii.gz")
+# A DICOM segmentation, of DICOM images.
+DICOM: Final = "dcm"
+IMAGE_FORMATS: Final = ("png", "json", "npz", "nii.gz", DICOM)
+EVERYTHING_FORMATS: Final = ("png", "json", "npz", DICOM)
 VOLUME_FORMATS: Final = ("nii.gz", "npz", "json")
 
 
@@ -29,6 +33,8 @@ class Settings:
         zoom: see `Predictor.segment`.
         formats: suffixes of what is written for each object, without the dot.
         measure: whether masks are measured.
+        variations: how many moved prompts give each measured value a range.
+        everything: how all objects of an image are found without a prompt; None where they are not wanted.
         threads: of one worker.
     """
 
@@ -41,6 +47,8 @@ class Settings:
     zoom: bool | None = None
     formats: tuple[str, ...] = ("png",)
     measure: bool = False
+    variations: int = 0
+    everything: EverythingSettings | None = None
     threads: int = 1
 
     def configuration(self, prompts: str | None) -> dict[str, Any]:
@@ -56,6 +64,8 @@ class Settings:
             "zoom": self.zoom,
             "formats": list(self.formats),
             "measure": self.measure,
+            "variations": self.variations,
+            "everything": None if self.everything is None else self.everything.to_dict(),
             "prompts": prompts,
             # Not its path, which may name a patient.
             "folder": hashlib.sha256(str(self.folder).encode("utf-8", "surrogateescape")).hexdigest()[:16],

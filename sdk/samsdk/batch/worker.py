@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import samsdk
-from samsdk.batch.objects import label_volume, segment_objects
+from samsdk.batch.objects import find_everything, label_volume, segment_objects
 from samsdk.batch.outcome import FAILED, ObjectRow, Outcome, Stamp
 from samsdk.batch.plan import FileTask
 from samsdk.batch.settings import MASKS, Settings
@@ -52,7 +52,9 @@ def segment_file(settings: Settings, task: FileTask) -> Outcome:
         SamsdkError: the bundle cannot be loaded, see `open_predictor`.
     """
     predictor = open_predictor(settings)
-    answer = label_volume if isinstance(predictor, VolumePredictor) else segment_objects
+    answer = find_everything if settings.everything is not None else segment_objects
+    if isinstance(predictor, VolumePredictor):
+        answer = label_volume
     begun, stamp = time.perf_counter(), file_stamp(settings.folder / task.name)
     target = settings.out / MASKS / task.name
     names: list[str] = []

@@ -17,6 +17,7 @@ from samsdk.io.dicom import Source
 from samsdk.io.dicom_spacing import Spacing
 from samsdk.io.images import write_png
 from samsdk.masks import Region, encode_rle
+from samsdk.measuring.sizes import ObjectSizes
 from samsdk.results import overlay_canvas
 
 SUFFIXES: Final = (".png", ".npz", ".json")
@@ -83,6 +84,17 @@ class EverythingResult:
         """Number of objects."""
         return len(self.instances)
 
+    def sizes(self) -> ObjectSizes:
+        """How large the objects are, as `object_sizes` says of the label map: in pixels, and in mm where known."""
+        height, width = self.label_map.shape
+        boxes = np.array([one.box for one in self.instances], dtype=np.int64).reshape(-1, 4)
+        return ObjectSizes(
+            numbers=np.array([one.number for one in self.instances], dtype=np.int64),
+            areas_px2=np.array([one.area for one in self.instances], dtype=np.int64),
+            cut=(boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == (width, height)).any(axis=1),
+            spacing=self.spacing,
+        )
+
     def overlay(self, image: object, *, opacity: float = 0.45) -> NDArray[np.uint8]:
         """Draw each object with its outline in a colour of its own.
 
@@ -109,7 +121,12 @@ class EverythingResult:
         return canvas
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON can hold it: each object's numbers, without its pixels."""
+        """The result as JSON can hold it: each object's numbers, without its pixels, and how sizes are distributed.
+
+        Sizes have their unit in their name; those in millimetres are there where the size of a pixel is known.
+        """
+        sizes = self.sizes()
+        values = sizes.values()
         return {
             "size": list(self.label_map.shape),
             "count": self.count,
@@ -121,9 +138,11 @@ class EverythingResult:
                     "area": one.area,
                     "score": round(one.score, 4),
                     "stability": round(one.stability, 4),
+                    **{name: float(of_all[index]) for name, of_all in values.items()},
                 }
-                for one in self.instances
+                for index, one in enumerate(self.instances)
             ],
+            "sizes": sizes.to_dict(),
             "spacing": list(self.spacing) if self.spacing else None,
             "timings": {stage: round(value, 3) for stage, value in self.timings.items()},
             "provider": self.provider,

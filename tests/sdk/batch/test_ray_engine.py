@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from samsdk.batch import run_batch
 from samsdk.errors import MissingExtraError
+from samsdk.everything import EverythingSettings
 
 
 def test_ray_gives_what_the_local_engine_gives(tmp_path: Path, tissue: NDArray[np.uint8]) -> None:
@@ -29,6 +30,17 @@ def test_ray_gives_what_the_local_engine_gives(tmp_path: Path, tissue: NDArray[n
     rows, masks = start("local")
     assert (len(rows), len(masks)) == (5, 4)
     assert start("ray") == (rows, masks)
+
+    def count(engine: str) -> tuple[list[object], dict[str, bytes]]:
+        out = tmp_path / f"all-{engine}"
+        settings = EverythingSettings(points_per_side=4, crop_n_layers=0)
+        report = run_batch(tmp_path / "in", out, device="cpu", everything=settings, processes=2, engine=engine)
+        rows = [(one.file, row.state, row.instances, row.measurements) for one in report.outcomes for row in one.rows]
+        return list(rows), {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("labels.png")}
+
+    rows, masks = count("local")
+    assert (len(rows), len(masks)) == (5, 4)
+    assert count("ray") == (rows, masks)
 
 
 def test_without_ray_it_says_what_to_install(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,19 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
+import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.data import get_testdata_file
 
 import samsdk
 from samsdk.batch import BatchReport, run_batch
 from samsdk.batch.settings import JOURNAL
-from samsdk.errors import ImageError, OutputError, PromptError
+from samsdk.errors import ImageError, OutputError
+from samsdk.everything import EverythingSettings
 
 BOX = (20, 16, 72, 60)
+CT = Path(str(get_testdata_file("CT_small.dcm", download=False)))
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -183,8 +188,16 @@ def test_one_bad_prompt_costs_one_object(tmp_path: Path, tissue: NDArray[np.uint
 
 def test_what_does_not_start(tmp_path: Path, tissue: NDArray[np.uint8]) -> None:
     make_folder(tmp_path, tissue, 1)
-    with pytest.raises(PromptError, match="give it a prompts file"):
-        start(tmp_path, prompts=None)
+    for wrong, text in (
+        ({"variations": 4}, "variations move the prompts"),
+        ({"variations": -1, "measure": True}, "variations move the prompts"),
+        ({"variations": 4, "measure": True, "prompts": None}, "variations move the prompts"),
+        ({"zoom": True, "prompts": None}, "leave zoom out"),
+        ({"everything": EverythingSettings()}, "without a prompts file"),
+        ({"formats": ["nii.gz"], "prompts": None}, "expected formats of png, json, npz, dcm, got nii.gz"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            start(tmp_path, **wrong)
     with pytest.raises(ValueError, match=r"expected formats of png, .*, got bmp"):
         start(tmp_path, formats=["bmp"])
     with pytest.raises(ImageError, match="expected a folder"):
@@ -217,8 +230,54 @@ def test_a_semantic_bundle_names_classes_without_prompts(
 
 def test_wrong_calls(tmp_path: Path, tissue: NDArray[np.uint8], run: Run) -> None:
     make_folder(tmp_path, tissue, 1)
-    for words in (["--auto", "--prompts", "p.csv"], [], ["--auto", "--processes", "0"], ["--auto", "--engine", "x"]):
+    for words in (
+        ["--auto", "--prompts", "p.csv"],
+        [],
+        ["--auto", "--processes", "0"],
+        ["--auto", "--engine", "x"],
+        ["--auto", "--grid", "0"],
+        ["--auto", "--zoom"],
+        ["--prompts", tmp_path / "p.csv", "--variations", "4"],
+        ["--prompts", tmp_path / "p.csv", "--grid", "4"],
+    ):
         assert run("batch", tmp_path / "in", "-o", tmp_path / "out", *words)[0] == 2
-    code, out, err = run("batch", tmp_path / "in", "--auto", "-o", tmp_path / "out")
-    assert (code, out) == (1, "")
-    assert "give it a prompts file" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranges_are_those_of_moved_prompts(tmp_path: Path, tissue: NDArray[np.uint8]) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(CT, tmp_path / "in" / "a.dcm")
+    (tmp_path / "p.csv").write_text('file,box\na.dcm,"30,30,90,90"\n')
+    start(tmp_path, measure=True, variations=4)
+    (row,) = table(tmp_path)
+    expected = samsdk.load(device="cpu").segment(CT, box=(30, 30, 90, 90), zoom=False, variations=4).measure()
+    assert expected.stability is not None
+    assert expected.stability.variations == 4
+    assert float(row["agreement"]) == pytest.approx(expected.stability.agreement, rel=1e-6)
+    for name in ("area_px2", "area_mm2", "longest_diameter_px", "longest_diameter_mm"):
+        assert float(row[name]) == pytest.approx(expected.values()[name], rel=1e-6)
+        ends = (float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+        assert ends == pytest.approx(expected.stability.ranges[name], rel=1e-6)
+        assert ends[0] < ends[1]
+    with pytest.raises(OutputError, match="variations was 4 and is 0"):
+        start(tmp_path, measure=True)
+
+
+def test_dicom_segmentations_of_dicom_images(tmp_path: Path, tissue: NDArray[np.uint8]) -> None:
+    make_folder(tmp_path, tissue, 1)
+    shutil.copy(CT, tmp_path / "in" / "a.dcm")
+    with (tmp_path / "p.csv").open("a") as file:
+        file.write('\na.dcm,"30,30,90,90"\n')
+    report = start(tmp_path, formats=["dcm", "png"])
+    (failure,) = report.failures()
+    assert (failure["file"], failure["error"]) == ("i0.png", "OutputError")
+    assert "refers to the DICOM image that was segmented, and this image is none" in failure["message"]
+    (row,) = [one for one in table(tmp_path) if one["state"] == "done"]
+    assert row["mask"] == "masks/a.dcm/object.dcm"
+    written, source = pydicom.dcmread(tmp_path / "out" / row["mask"]), pydicom.dcmread(CT)
+    expected = samsdk.load(device="cpu").segment(CT, box=(30, 30, 90, 90), zoom=False).mask
+    np.testing.assert_array_equal(written.pixel_array > 0, expected)
+    assert written.StudyInstanceUID == source.StudyInstanceUID
+    (series,) = written.ReferencedSeriesSequence
+    assert series.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert (tmp_path / "out" / "masks" / "a.dcm" / "object.png").is_file()

@@ -1,6 +1,7 @@
 """What is made of the objects: files that other programs read, and a picture."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from samsdk.everything import EverythingResult, Instance
 from samsdk.everything.labelling import labelled_instances
 from samsdk.everything.result import distinct_colours
 from samsdk.masks import Region
+from samsdk.measuring.sizes import object_sizes
 
 SIZE = (40, 50)
 
@@ -55,6 +57,33 @@ def test_the_json_is_a_coco_file(result: EverythingResult, tmp_path: Path) -> No
         assert annotation["area"] == coco.area(annotation["segmentation"])
         assert annotation["bbox"] == coco.toBbox(annotation["segmentation"]).tolist()
     assert [one["predicted_iou"] for one in read["annotations"]] == [0.9, 0.7]
+
+
+@pytest.mark.parametrize("spacing", [None, (0.5, 0.25)])
+def test_sizes_are_those_of_the_label_map_in_units_that_are_known(
+    result: EverythingResult, spacing: tuple[float, float] | None
+) -> None:
+    known = replace(result, spacing=spacing)
+    expected, sizes, told = object_sizes(known.label_map, spacing), known.sizes(), known.to_dict()
+    assert (sizes.spacing, sizes.count) == (spacing, 2)
+    for name in ("numbers", "areas_px2", "cut"):
+        np.testing.assert_array_equal(getattr(sizes, name), getattr(expected, name))
+    assert told["sizes"] == expected.to_dict()
+    assert told["sizes"]["cut"] == 1  # the second one reaches the right border, none the lower one
+    first, second = told["instances"]
+    assert [one["area_px2"] for one in (first, second)] == [90, 350] == [first["area"], second["area"]]
+    assert first["equivalent_diameter_px"] == pytest.approx(2 * (90 / np.pi) ** 0.5)
+    names = {name for name in {**first, **told["sizes"]} if name.endswith(("mm", "mm2"))}
+    assert names == ({"area_mm2", "equivalent_diameter_mm"} if spacing else set())
+    if spacing:
+        assert (first["area_mm2"], second["area_mm2"]) == (90 * 0.125, 350 * 0.125)
+        assert second["equivalent_diameter_mm"] == pytest.approx(2 * (350 * 0.125 / np.pi) ** 0.5)
+    json.dumps(told)
+
+
+def test_no_object_has_no_size() -> None:
+    told = EverythingResult(np.zeros(SIZE, np.int32), (), 3, {}, "cpu", "some bundle", (0.5, 0.5)).to_dict()
+    assert (told["instances"], told["sizes"]["count"], told["sizes"]["area_mm2"]) == ([], 0, None)
 
 
 def test_each_object_is_drawn_in_a_colour_of_its_own(result: EverythingResult) -> None:
