@@ -102,6 +102,33 @@ def _curve(row: Mapping[str, Any]) -> list[str]:
     return [f"| {one['predicted']:.2f} | {one['actual']:.2f} | {one['count']} |" for one in row["curve"]]
 
 
+def batch_table(result: Mapping[str, Any]) -> str:
+    """A folder with broken files, killed twice, and the same folder on Ray."""
+    rows = [
+        "| engine | runs | good files done once | broken files in the report | left half-written |",
+        "|---" * 5 + "|",
+    ]
+    good = result["files"] - result["broken"]
+    runs = {"local": f"killed twice, {len(result['kills']) + 1} runs", "ray": "one run"}
+    for engine, text in runs.items():
+        row = result[engine]
+        rows.append(
+            f"| {engine} | {text} | {row['good_files_once']} of {good} | {row['broken_files_in_the_report']} of "
+            f"{result['broken']} | {len(row['left_over'])} |"
+        )
+    same = {name: "the same" if result[f"same_{name}"] else "NOT the same" for name in ("masks", "table", "failures")}
+    kills = " and ".join(
+        f"after {kill['lines']} files, {'in the middle of one' if kill['in_the_middle_of_a_file'] else 'between two'},"
+        for kill in result["kills"]
+    )
+    note = (
+        f"{result['files']} files, {result['broken']} of them broken in ten ways; SIGKILL {kills} and the last run did "
+        f"the other {result['last_run']['fresh']}. Of both engines the masks are {same['masks']}, byte by byte, the "
+        f"rows of the table, seconds apart, {same['table']}, and the failures {same['failures']}. {machine(result)}."
+    )
+    return "\n".join([*rows, "", note])
+
+
 def head_table(result: Mapping[str, Any]) -> str:
     """Head circumference from a prompt."""
     rows = ["| prompt | as `segment` answers | way chosen on the heads that taught | largest error |", "|---" * 4 + "|"]

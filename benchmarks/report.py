@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bedside_tables import confidence_table, everything_table, head_table, page_table, serve_table
+from bedside_tables import batch_table, confidence_table, everything_table, head_table, page_table, serve_table
 from results import ROOT, machine, read_results
 from side_by_side_tables import conditions, detail_tables, main_table, soak_table
 from training_tables import summary_table as trained_summary
@@ -340,6 +340,7 @@ def main() -> int:
         (ROOT / "docs" / "volumes.md", volumes_numbers()),
         (ROOT / "docs" / "benchmarks.md", benchmarks_numbers()),
         (ROOT / "docs" / "everything.md", tables(everything_table, "everything")),
+        (ROOT / "docs" / "batch.md", tables(batch_table, "batch_folder")),
         (ROOT / "docs" / "serve.md", serve_numbers()),
         (ROOT / "docs" / "measuring.md", measuring_numbers()),
     ):

@@ -192,7 +192,7 @@ def _check_fit(
         raise ValueError("everything mode looks at tiles of each size already; leave zoom out")
     if variations < 0 or (variations and not measured):
         raise ValueError(
-            "variations move the prompts of a prompts file, for ranges of what is measured: give both, or 0 variations, "
+            "variations move the prompts of a prompts file, for ranges of what is measured: give both, or none, "
             f"not {variations}"
         )
 

@@ -91,7 +91,7 @@ def test_it_goes_on_and_other_settings_are_another_run(folder: Path) -> None:
     (folder / "out" / "masks" / "flat.png" / "labels.png").unlink()
     cv2.imwrite(str(folder / "in" / "dish" / "b.png"), discs(2, 3))
     assert start() == 2
-    with pytest.raises(samsdk.OutputError, match="everything was .*'crop_n_layers': 0"):
+    with pytest.raises(samsdk.OutputError, match=r"everything was .*'crop_n_layers': 0"):
         start(None)
 
 

@@ -16,31 +16,21 @@ def test_ray_gives_what_the_local_engine_gives(tmp_path: Path, tissue: NDArray[n
     for index in range(4):
         cv2.imwrite(str(tmp_path / "in" / f"{index}.png"), tissue[40 * index : 40 * index + 90, :100, ::-1])
     (tmp_path / "in" / "bad.png").write_bytes(b"words")
-    names = [*(f"{index}.png" for index in range(4)), "bad.png"]
-    (tmp_path / "p.csv").write_text("\n".join(["file,box", *(f'{name},"20,16,72,60"' for name in names)]))
 
     def start(engine: str) -> tuple[list[object], dict[str, bytes]]:
         out = tmp_path / engine
-        report = run_batch(
-            tmp_path / "in", out, prompts=tmp_path / "p.csv", device="cpu", zoom=False, processes=2, engine=engine
-        )
-        rows = [(one.file, row.state, row.score, row.box, row.message) for one in report.outcomes for row in one.rows]
-        return list(rows), {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("object.png")}
+        settings = EverythingSettings(points_per_side=4, crop_n_layers=0)
+        report = run_batch(tmp_path / "in", out, device="cpu", everything=settings, processes=2, engine=engine)
+        rows = [
+            (one.file, row.state, row.instances, row.measurements, row.message)
+            for one in report.outcomes
+            for row in one.rows
+        ]
+        return list(rows), {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("labels.png")}
 
     rows, masks = start("local")
     assert (len(rows), len(masks)) == (5, 4)
     assert start("ray") == (rows, masks)
-
-    def count(engine: str) -> tuple[list[object], dict[str, bytes]]:
-        out = tmp_path / f"all-{engine}"
-        settings = EverythingSettings(points_per_side=4, crop_n_layers=0)
-        report = run_batch(tmp_path / "in", out, device="cpu", everything=settings, processes=2, engine=engine)
-        rows = [(one.file, row.state, row.instances, row.measurements) for one in report.outcomes for row in one.rows]
-        return list(rows), {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("labels.png")}
-
-    rows, masks = count("local")
-    assert (len(rows), len(masks)) == (5, 4)
-    assert count("ray") == (rows, masks)
 
 
 def test_without_ray_it_says_what_to_install(

@@ -142,7 +142,8 @@ def test_a_process_that_dies_costs_one_file(tmp_path: Path, tissue: NDArray[np.u
 
     def kill(finished: int, files: int, failed: int) -> None:
         if finished == 1:
-            (child,) = [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]
+            alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+            (child,) = [one for one in alive if "spawn_main" in " ".join(one.cmdline())]
             os.kill(child.pid, signal.SIGKILL)
             # Not waited for: its exit status is for the run to take.
             while child.status() != psutil.STATUS_ZOMBIE:
