@@ -64,10 +64,12 @@ def write_bundle(
     """
     request.require(checkpoint.task)
     about = {"name": name, "version": bundle_version, "accuracy": dict(accuracy or {})}
-    with staged_bundle(destination) as staging:
+    # Before it is replaced: then "." leads nowhere.
+    target = Path(destination).resolve()
+    with staged_bundle(target) as staging:
         _fill(staging, checkpoint, about, request, progress)
         progress("moving the bundle into place")
-    return Path(destination).resolve()
+    return target
 
 
 def _fill(

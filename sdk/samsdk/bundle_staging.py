@@ -72,14 +72,16 @@ def write_changed(bundle: Bundle, destination: str | os.PathLike[str], manifest:
         BundleError: the manifest is not valid, or a file was changed since the bundle was opened.
         OutputError: as `staged_bundle`.
     """
-    with staged_bundle(destination) as staging:
+    # Before it is replaced: then "." leads nowhere.
+    target = Path(destination).resolve()
+    with staged_bundle(target) as staging:
         for name in bundle.manifest.files:
             file = staging / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(bundle.read(name))
         write_manifest(staging / MANIFEST, manifest)
         Bundle.open(staging)
-    return Path(destination).resolve()
+    return target
 
 
 def _refuse_other_things(target: Path) -> None:

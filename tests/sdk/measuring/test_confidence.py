@@ -76,11 +76,13 @@ def test_files_and_certificates_stay_what_they_are(write: Write, exported_bundle
     assert engines.certificate == before.manifest.parity["exact"]["onnxruntime-cpu"]
 
 
-def test_a_bundle_may_be_written_over_itself(tiny_bundle: Path) -> None:
+def test_a_bundle_may_be_written_over_itself(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_bundle)
     bundle = Bundle.open(tiny_bundle)
     manifest = json.loads(bundle.read_manifest_text())
     files = sorted(tiny_bundle.iterdir())
-    write_changed(bundle, tiny_bundle, {**manifest, "calibration": {"box": TABLES["box"].to_dict()}})
+    changed = {**manifest, "calibration": {"box": TABLES["box"].to_dict()}}
+    assert write_changed(bundle, ".", changed) == tiny_bundle
     assert Bundle.open(tiny_bundle).manifest.calibration == {"box": TABLES["box"]}
     assert sorted(tiny_bundle.iterdir()) == files
     assert [path.name for path in tiny_bundle.parent.iterdir()] == [tiny_bundle.name]
