@@ -42,9 +42,9 @@ FLAGS = (
 )
 MEASURED = "() => document.querySelector('#measures .range') || !document.getElementById('measures').childElementCount"
 # Of the screenshot: image, places in it, millimetres of a pixel as somebody may type it.
-SHOWN = ("immunohistochemistry", ((316, 400), (120, 100), (420, 95)), "0.002")
-# A screenshot in a document: few colours look the same and take a third of the bytes.
-COLOURS = 192
+SHOWN = ("immunohistochemistry", ((404, 92), (300, 404)), "0.002")
+# A screenshot in a document: few colours look the same and take half the bytes.
+COLOURS = 64
 
 
 class ClickedPage:
@@ -146,7 +146,7 @@ def measure(chromium: str, objects: int, device: str) -> dict[str, Any]:
 
 
 def take_screenshot(chromium: str, path: Path, device: str) -> None:
-    """A picture of the page with three objects, one of them measured."""
+    """A picture of the page with two objects, one of them measured."""
     name, places, spacing = SHOWN
     with tempfile.TemporaryDirectory() as folder, clicked_page(chromium, device) as page:
         page.open(load_images()[name], Path(folder))

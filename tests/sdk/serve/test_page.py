@@ -520,7 +520,7 @@ def test_an_unstable_mask_shows_itself(
     assert found is not None
     ends = page.page.locator("#measures dd.major .range").inner_text().replace(",", "").split(" to ")
     assert [float(end) for end in ends] == pytest.approx(found.ranges["area_px2"], rel=0.01, abs=1)
-    assert f"{round(100 * found.agreement)} %" in page.page.locator("#stability").inner_text()
+    assert f"{round(100 * found.agreement)}\u00a0%" in page.page.locator("#stability").inner_text()
     assert ("Unstable" in page.page.locator("#stability").inner_text()) == (found.agreement < 0.8)
     page.page.fill("#spacing", "0.5")
     page.page.keyboard.press("Enter")

@@ -4,9 +4,10 @@ import * as api from "./api.js";
 
 const element = (id) => document.getElementById(id);
 
+/** Three figures of a number below 1000, whole ones above it. */
 export function number(value) {
   if (value === 0) return "0";
-  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  const digits = Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value)))));
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
@@ -46,7 +47,7 @@ function row(one) {
 /** What moved prompts said of an outline. */
 function firmness(stability) {
   if (!stability) return "";
-  const share = `${Math.round(100 * stability.agreement)} %`;
+  const share = `${Math.round(100 * stability.agreement)}\u00a0%`;
   return stability.agreement >= 0.8
     ? `Clicks a little elsewhere agree to ${share}.`
     : `Unstable: clicks a little elsewhere agree to ${share} only. Add clicks or a box.`;
@@ -129,6 +130,7 @@ export class Panel {
       this.report(new api.Problem(0, "spacing", "Type the side of a pixel in mm, for example 0.2; or two: 0.2 × 0.3 (rows, columns)."));
       return;
     }
+    element("spacing-note").textContent = sides.length ? "Typed in." : "Type it in to measure in mm.";
     this.work.setSpacing(sides.length ? sides : null).catch(this.report);
   }
 
