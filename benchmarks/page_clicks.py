@@ -40,7 +40,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-MEASURED = "() => document.querySelector('#measures .range') || !document.getElementById('measures').childElementCount"
+MEASURED = """() => document.querySelector('#measures .range')
+    || document.getElementById('status').textContent.startsWith('Nothing found')"""
 # Of the screenshot: image, places in it, millimetres of a pixel as somebody may type it.
 SHOWN = ("immunohistochemistry", ((404, 92), (300, 404)), "0.002")
 # A screenshot in a document: few colours look the same and take half the bytes.
