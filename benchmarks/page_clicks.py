@@ -127,7 +127,7 @@ def summary(timings: Sequence[Sequence[float]]) -> dict[str, Any]:
     rows: dict[str, Any] = {"clicks": len(total)}
     for name, values in parts.items():
         p50, p95 = np.percentile(values, [50, 95])
-        rows[name] = {"median": round(p50, 1), "p95": round(p95, 1)}
+        rows[name] = {"median": round(float(p50), 1), "p95": round(float(p95), 1)}
     return rows
 
 

@@ -219,7 +219,7 @@ def measure(sessions: int, prompts: int, clients: int, device: str = "cpu") -> d
         "prompts": len(outcome.milliseconds),
         "wrong_masks": outcome.wrong,
         "failed": outcome.failed,
-        "milliseconds": {"median": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)},
+        "milliseconds": {"median": round(float(p50), 1), "p95": round(float(p95), 1), "p99": round(float(p99), 1)},
         "prompts_per_second": round(prompts / seconds, 2),
         "memory_mb": {
             "before": round(idle, 1),
