@@ -19,10 +19,11 @@ from samsdk.results import Result
 from samsdk.serve.limits import Limits
 from samsdk.serve.metrics import Metrics
 from samsdk.serve.objects import Answer
+from samsdk.serve.open_sessions import Sessions
 from samsdk.serve.problems import Refused
 from samsdk.serve.schemas import PromptBody
 from samsdk.serve.screen import Shown
-from samsdk.serve.sessions import Session, Sessions
+from samsdk.serve.sessions import Session
 from samsdk.serve.uploads import Choice, read_upload
 from samsdk.serve.workers import Cancelled, Workers
 
