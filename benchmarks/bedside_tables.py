@@ -117,14 +117,12 @@ def batch_table(result: Mapping[str, Any]) -> str:
             f"{result['broken']} | {len(row['left_over'])} |"
         )
     same = {name: "the same" if result[f"same_{name}"] else "NOT the same" for name in ("masks", "table", "failures")}
-    kills = " and ".join(
-        f"after {kill['lines']} files, {'in the middle of one' if kill['in_the_middle_of_a_file'] else 'between two'},"
-        for kill in result["kills"]
-    )
+    kills = " and ".join(f"after {kill['lines']}" for kill in result["kills"])
     note = (
-        f"{result['files']} files, {result['broken']} of them broken in ten ways; SIGKILL {kills} and the last run did "
-        f"the other {result['last_run']['fresh']}. Of both engines the masks are {same['masks']}, byte by byte, the "
-        f"rows of the table, seconds apart, {same['table']}, and the failures {same['failures']}. {machine(result)}."
+        f"{result['files']} files, {result['broken']} of them broken in ten ways; SIGKILL {kills} files; the last run "
+        f"did the other {result['last_run']['fresh']}. Of both engines the masks are {same['masks']}, byte by byte, "
+        f"the rows of the table, seconds apart, {same['table']}, and the failures {same['failures']}. "
+        f"{machine(result)}."
     )
     return "\n".join([*rows, "", note])
 

@@ -1,5 +1,6 @@
 """Regions: where the first look at an image is, small and large."""
 
+import tracemalloc
 from dataclasses import dataclass, field
 
 import cv2
@@ -121,3 +122,24 @@ def test_a_cell_in_a_field_of_8000_pixels() -> None:
     # Seen as a whole, at 256 pixels, the cell is 2 pixels wide.
     whole = predictor.segment(field_of_view, points=[(5123, 2345)], zoom=False).mask
     assert np.count_nonzero(whole & (truth > 0)) / (np.count_nonzero(whole | (truth > 0))) < 0.5
+
+
+def test_a_click_on_the_largest_image_is_right_and_takes_no_copy_of_it() -> None:
+    side, (x, y), radius = 20_000, (13_211, 17_003), 45
+    # Of zeros nothing is in memory until it is written.
+    image = np.zeros((side, side), np.uint8)
+    cv2.circle(image, (x, y), radius, 200, -1)
+    predictor = samsdk.load(device="cpu", threads=1)
+    tracemalloc.start()
+    result = predictor.segment(image, points=[(x, y)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6  # the image has 400e6 bytes
+    assert result.frame.original_size == (side, side)
+    box = result.box
+    assert box is not None
+    assert np.abs(np.array(box) - (x - radius, y - radius, x + radius + 1, y + radius + 1)).max() <= 6
+    true = image[box[1] : box[3], box[0] : box[2]] > 0
+    shown = result.region.inside[box[1] - result.region.top :, box[0] - result.region.left :][: len(true)]
+    shared = np.count_nonzero(shown[:, : true.shape[1]] & true)
+    assert shared / (np.count_nonzero(image[y - 50 : y + 50, x - 50 : x + 50]) + result.area - shared) > 0.9
