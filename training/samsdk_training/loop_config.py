@@ -128,9 +128,9 @@ class LoopConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 yield name, " or ".join(map(repr, choices)), getattr(self, name)
-        for name, test, expected in _TUPLES:
+        for name, holds, expected in _TUPLES:
             got = getattr(self, name)
-            if not (isinstance(got, tuple) and test(got)):
+            if not (isinstance(got, tuple) and holds(got)):
                 yield name, expected, got
 
     def to_dict(self) -> dict[str, Any]:
