@@ -6,7 +6,7 @@ The volume and the bundle for volumes are made by benchmarks/volume_memory_input
 one call of `samsdk segment` in a process of its own, from the file to the written labels: window by window with a
 bundle for volumes, or followed through all slices with a bundle for images, embeddings kept within the default limit.
 Measured is the most resident memory that the process ever had, beside what it said before it started. LiteMedSAM takes
-part where its bundle has been made. The JSON goes to benchmarks/results/, the table of docs/volumes.md is made of it.
+part where its bundle has been made. The JSON goes to benchmarks/results/ after each row; docs/volumes.md shows it.
 """
 
 import argparse
@@ -95,8 +95,13 @@ def main() -> None:
                 found.append(("followed", name, resolve_bundle(name)))
             except BundleError as error:
                 print(f"without {name}: {error}", file=sys.stderr)
-        rows = [row(*one, device, folder / "scan.nii.gz") for device in devices for one in found]
-    print(write_result("volume_memory", {"shape": list(SHAPE), "rows": rows}))
+        rows = []
+        for way, name, bundle in found:
+            for device in devices:
+                rows.append(row(way, name, bundle, device, folder / "scan.nii.gz"))
+                print(rows[-1], file=sys.stderr, flush=True)
+                path = write_result("volume_memory", {"shape": list(SHAPE), "rows": rows})
+    print(path)
 
 
 if __name__ == "__main__":

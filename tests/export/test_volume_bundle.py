@@ -170,7 +170,9 @@ def test_an_engine_of_the_network_is_built_for_a_gpu_that_is_not_here(
     assert samsdk.load(path, device="cpu").provider == "CPUExecutionProvider"
 
 
-def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> None:
+def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint, architecture: str) -> None:
+    # SwinUNETR normalises maps of few voxels, which are alike where nothing was measured: roundings grow.
+    tolerance = 1e-4 if architecture == "auto_pro_sam" else 1e-3
     crop = " x ".join(map(str, checkpoint.volume.crop))
     manifest = json.loads((bundle / "manifest.json").read_bytes())
     assert manifest["task"] == "volume"
@@ -183,7 +185,7 @@ def test_the_manifest_says_what_it_is(bundle: Path, checkpoint: Checkpoint) -> N
     assert ("openvino" in certificates) == openvino.is_installed()
     for one in certificates.values():
         assert one["passed"]
-        assert one["max_logit_difference"] < 1e-4
+        assert one["max_logit_difference"] < tolerance
         assert one["mean_mask_iou"] > 0.999
         assert one["peak_memory_mb"] > 10
     card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
