@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samsdk import cli, command
-from samsdk_training import adapter_file
+from samsdk_training import tensor_file
 from samsdk_training.adapter_file import JSON_FILE, TENSORS_FILE, LoraAdapter, load_adapter, save_adapter
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from samsdk_training.cli import add_merge
@@ -240,7 +240,7 @@ def test_a_failing_write_leaves_what_was_there(vit_checkpoint, tmp_path, monkeyp
     save_adapter(kept(train(base, TUNING), TUNING, base), tmp_path / "run" / "adapter")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run" / "adapter").iterdir()}
     later = kept(train(base, TUNING, seed=1), TUNING, base)
-    monkeypatch.setattr(adapter_file, "save_file", full_disk)
+    monkeypatch.setattr(tensor_file, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_adapter(later, tmp_path / "run" / "adapter")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "adapter").iterdir()} == before

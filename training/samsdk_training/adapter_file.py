@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from samsdk.io.atomic import atomic_folder
@@ -21,6 +21,7 @@ from samsdk.io.wheels import file_sha256
 from samsdk_training.checkpoints import Checkpoint, state_problems
 from samsdk_training.lora import LoraError, LoraSite, lora_sites
 from samsdk_training.models.sam_config import SamConfig
+from samsdk_training.tensor_file import save_tensors
 from samsdk_training.tuning import Base, Tuning, outline, split_state
 
 FORMAT = 1
@@ -136,11 +137,7 @@ def save_adapter(adapter: LoraAdapter, folder: str | os.PathLike[str]) -> None:
         if not replaceable or any(path.name not in (JSON_FILE, TENSORS_FILE) for path in target.iterdir()):
             raise LoraError(f"cannot write the adapter {str(target)!r}: other files are there; choose another folder")
     with atomic_folder(target) as partial:
-        # Copies, because safetensors refuses tensors that share memory and those that are not contiguous.
-        tensors = {
-            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in adapter.tensors().items()
-        }
-        save_file(tensors, partial / TENSORS_FILE)
+        save_tensors(adapter.tensors(), partial / TENSORS_FILE)
         content = _content(adapter, file_sha256(partial / TENSORS_FILE))
         try:
             text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samsdk.auto import AutoPrompts
@@ -26,6 +26,7 @@ from samsdk.volumes.preprocessing import VolumePreprocessing
 from samsdk_training.checkpoint_tasks import build_network, task_problems, volume_problems
 from samsdk_training.models.sam import Sam
 from samsdk_training.models.sam_config import SamConfig
+from samsdk_training.tensor_file import save_tensors
 
 FORMAT = 1
 TENSORS_FILE = "model.safetensors"
@@ -265,12 +266,7 @@ def _expect_replaceable(target: Path) -> None:
 
 
 def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
-    # Copies, because safetensors refuses tensors that share memory and those that are not contiguous.
-    tensors = {
-        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, tensor in checkpoint.state.items()
-    }
-    save_file(tensors, folder / TENSORS_FILE)
+    save_tensors(checkpoint.state, folder / TENSORS_FILE)
     content: dict[str, Any] = {"format": FORMAT, **{name: getattr(checkpoint, name) for name in (*_LATER, *_SECTIONS)}}
     content["tensors"] = {"file": TENSORS_FILE, "sha256": file_sha256(folder / TENSORS_FILE)}
     try:

@@ -25,6 +25,7 @@ from samsdk.transforms import Preprocessing
 from samsdk_training.augment import GEOMETRY, Augmentation, augment
 from samsdk_training.checkpoints import Checkpoint, save_checkpoint
 from samsdk_training.data import DataError
+from samsdk_training.data_digest import file_digest
 from samsdk_training.embedding_cache import EmbeddingCache, valid_share
 from samsdk_training.loop import LoopConfig, fit
 from samsdk_training.models.sam import Sam, build_sam
@@ -159,7 +160,12 @@ def distill_embeddings(
     mean, std = embeddings.statistics(source.training)
     torch.manual_seed(recipe.loop.seed)
     model = EmbeddingDistiller(build_sam(recipe.model), torch.from_numpy(mean), torch.from_numpy(std))
-    lineage = {**recipe.to_dict(), "teacher": embeddings.teacher, "images": len(images)}
+    lineage = {
+        **recipe.to_dict(),
+        "teacher": embeddings.teacher,
+        "images": len(images),
+        "data_sha256": file_digest(images),
+    }
 
     def loss_of(module: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return {"loss": model.loss(*batch)}

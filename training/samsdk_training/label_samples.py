@@ -1,7 +1,7 @@
 """Training samples of semantic models: an image with the class of each of its pixels, and points that name classes."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from samsdk.transforms import Frame, Preprocessing
 from samsdk_training.class_points import joint_points
 from samsdk_training.data import DataError, LabelledImage
 from samsdk_training.pictures import Picture
+
+# Labels of samples are of 8 bits.
+_MOST_CLASSES: Final = 255
 
 
 class LabelSample(NamedTuple):
@@ -138,16 +141,31 @@ def as_picture(labelled: LabelledImage, intensity: str, *, classes: int, union: 
         union: whether all labels, classes or instances, are class 1.
 
     Raises:
-        DataError: the labels number objects, or there is one above K.
+        DataError: see `check_classes`.
     """
-    label = labelled.label
     if union:
-        label = (label > 0).astype(np.uint8)
-    elif labelled.instances:
+        labelled = labelled.united()
+    check_classes(labelled, classes)
+    return Picture(to_uint8(labelled.image, intensity), labelled.label.astype(np.uint8))
+
+
+def check_classes(labelled: LabelledImage, classes: int) -> None:
+    """Make sure that labels name classes.
+
+    Args:
+        labelled: the image.
+        classes: K, without the background.
+
+    Raises:
+        DataError: the labels number objects, there is one above K, or K is above 255.
+    """
+    if labelled.instances:
         raise DataError(
             f"{labelled.name}: its labels number objects and do not name classes; train on their union (union), or say "
             'in set.json that they are classes: {"instances": false}'
         )
-    if label.min() < 0 or label.max() > classes:
-        raise DataError(f"{labelled.name}: expected labels from 0 to {classes}, got {label.min()} to {label.max()}")
-    return Picture(to_uint8(labelled.image, intensity), label.astype(np.uint8))
+    if classes > _MOST_CLASSES:
+        raise DataError(f"expected at most {_MOST_CLASSES} classes, got {classes}: renumber the labels from 1 on")
+    low, high = labelled.label.min(), labelled.label.max()
+    if low < 0 or high > classes:
+        raise DataError(f"{labelled.name}: expected labels from 0 to {classes}, got {low} to {high}")

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from samsdk.errors import OutputError
 from samsdk_training.loop_config import LoopConfig, learning_rate
-from samsdk_training.placement import Placement, place, to_device
+from samsdk_training.placement import Placement, place, to_device, warn_if_emulated
 from samsdk_training.run_folder import RunFolder
 from samsdk_training.train_state import TrainingError, TrainState, WeightAverage
 
@@ -65,8 +66,12 @@ def fit(
     Raises:
         TrainingError: nothing can be trained, a loss or gradient is not finite, the score is missing, or the run
             folder is of another configuration or model, or in use.
+        OutputError: the system refuses a write, as where the disk is full. The state that was saved last stays whole,
+            and the run goes on from it when there is space again.
     """
     placement = place(device)
+    if config.precision == "bfloat16" and placement.main:
+        warn_if_emulated(placement.device)
     folder = RunFolder(run)
     trainer = _Trainer(model, batch_of, loss_of, validate, save_best, folder, config, score, placement)
     with folder.held() if placement.main else nullcontext():
@@ -166,7 +171,10 @@ class _Trainer(Generic[Batch]):
         self.placement.sum_gradients(self.parameters.values())
         norm = self._clip()
         if not math.isfinite(norm):
-            raise TrainingError(self._stopped(f"the gradient of step {step} is {norm}, with the losses {losses}"))
+            count = self.config.accumulate
+            # Of a sum nothing says which micro-batch broke it. Batches are functions of their number, drawn once more.
+            batches = [self.batch_of(number) for number in range((step - 1) * count, step * count)]
+            self._give_up(f"the gradient of step {step} is {norm}, with the losses {losses}", batches)
         self.state.optimiser.step()
         return losses, norm
 
@@ -189,7 +197,8 @@ class _Trainer(Generic[Batch]):
             with _seeded(device, self.config.seed, number) as generator, self._autocast():
                 losses = self.loss_of(self.model, batch, generator)
             if not all(bool(value.isfinite().all()) for value in losses.values()):
-                self._give_up(step, batch, losses)
+                values = {name: float(value.detach()) for name, value in losses.items()}
+                self._give_up(f"the losses of step {step} are not finite: {values}", [batch])
             (losses["loss"] / count).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach().float() / count
@@ -197,12 +206,12 @@ class _Trainer(Generic[Batch]):
         values = self.placement.sum(torch.stack([totals[name] for name in names])).tolist()
         return dict(zip(names, values, strict=True))
 
-    def _give_up(self, step: int, batch: Batch, losses: Mapping[str, Tensor]) -> NoReturn:
-        values = {name: float(value) for name, value in losses.items()}
-        kept = self.folder.keep_batch(batch)
-        raise TrainingError(
-            self._stopped(f"the losses of step {step} are not finite: {values}; its batch is in {kept}")
-        )
+    def _give_up(self, reason: str, batches: Sequence[Batch]) -> NoReturn:
+        try:
+            kept = f"its batch is in {self.folder.keep_batch(batches[0] if len(batches) == 1 else batches)}"
+        except OutputError as error:
+            kept = f"its batch could not be kept: {error}"
+        raise TrainingError(self._stopped(f"{reason}; {kept}"))
 
     def validate_state(self) -> None:
         """Score what the run has reached, and save it if nothing was better."""

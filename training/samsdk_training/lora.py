@@ -172,9 +172,16 @@ def lora_sites(model: nn.Module, config: LoraConfig) -> list[LoraSite]:
         config: The targets.
 
     Raises:
-        ValueError: The model has none of the targets.
+        LoraError: The model has none of the targets.
     """
     return _sites(model, _ENCODER, config.encoder) + _sites(model, _DECODER, config.decoder)
+
+
+def has_encoder_attention(model: nn.Module) -> bool:
+    """Whether a model's image encoder has attentions, and so the targets `qv` and `qkv`."""
+    return any(
+        _attention_sites(name, module, "q") for name, module in model.named_modules() if name.startswith(f"{_ENCODER}.")
+    )
 
 
 def _sites(model: nn.Module, root: str, targets: str) -> list[LoraSite]:
@@ -189,7 +196,7 @@ def _sites(model: nn.Module, root: str, targets: str) -> list[LoraSite]:
     else:
         sites = [site for name, module in modules for site in _attention_sites(name, module, targets)]
     if not sites:
-        raise ValueError(f"{root}: this one has no attention, so expected the targets linear or none, got {targets!r}")
+        raise LoraError(f"{root}: this one has no attention, so expected the targets linear or none, got {targets!r}")
     return sites
 
 

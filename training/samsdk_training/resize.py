@@ -116,17 +116,29 @@ def resize_checkpoint(
     Raises:
         CheckpointError: The encoder cannot have this input size.
     """
-    config = SamConfig.from_dict(checkpoint.model)
+    config = resize_config(SamConfig.from_dict(checkpoint.model), image_size)
     masks = config.decoder.num_multimask_outputs if num_multimask_outputs is None else num_multimask_outputs
-    try:
-        encoder = replace(config.encoder, image_size=image_size)
-        generator = config.auto_prompt and replace(config.auto_prompt, image_size=image_size)
-    except ValueError as error:
-        raise CheckpointError(
-            f"this model cannot have an input of {image_size} x {image_size} pixels: {error}"
-        ) from error
     decoder = replace(config.decoder, num_multimask_outputs=masks)
-    return fit_checkpoint(checkpoint, replace(config, encoder=encoder, decoder=decoder, auto_prompt=generator), seed)
+    return fit_checkpoint(checkpoint, replace(config, decoder=decoder), seed)
+
+
+def resize_config(config: SamConfig, image_size: int | None) -> SamConfig:
+    """A shape at another input size.
+
+    Args:
+        config: The shape.
+        image_size: Side of the input in pixels; None keeps it.
+
+    Raises:
+        CheckpointError: Encoder or generator of prompts cannot have this input size.
+    """
+    size = image_size or config.encoder.image_size
+    try:
+        encoder = replace(config.encoder, image_size=size)
+        generator = config.auto_prompt and replace(config.auto_prompt, image_size=size)
+        return replace(config, encoder=encoder, auto_prompt=generator)
+    except ValueError as error:
+        raise CheckpointError(f"this model cannot have an input of {size} x {size} pixels: {error}") from error
 
 
 def fit_checkpoint(checkpoint: Checkpoint, wanted: SamConfig, seed: int = 0) -> Checkpoint:

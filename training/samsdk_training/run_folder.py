@@ -7,15 +7,15 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from samsdk.io.atomic import atomic_path, atomic_write
+from samsdk.io.atomic import atomic_path, atomic_write, refused_writes
 from samsdk.io.locks import exclusive_lock
+from samsdk_training.tensor_file import save_tensors
 from samsdk_training.train_state import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,15 @@ class RunFolder:
 
         Raises:
             TrainingError: another one is at work in it.
+            OutputError: the system refuses the lock's file.
         """
-        try:
-            with exclusive_lock(self.path / ".lock", wait=False):
-                yield
-        except BlockingIOError:
-            raise TrainingError(f"the run {str(self.path)!r} is in use by another process") from None
+        with ExitStack() as stack:
+            with refused_writes(self.path):
+                try:
+                    stack.enter_context(exclusive_lock(self.path / ".lock", wait=False))
+                except BlockingIOError:
+                    raise TrainingError(f"the run {str(self.path)!r} is in use by another process") from None
+            yield
 
     def open(self, config: Mapping[str, Any]) -> None:
         """Make the folder, write its `config.json` if it has none, and repair what a kill may have left.
@@ -85,23 +88,28 @@ class RunFolder:
         Raises:
             OutputError: the system refuses the write.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not self._config.exists():
-            with atomic_write(self._config) as file:
-                file.write(json.dumps(config, indent=2, allow_nan=False).encode() + b"\n")
-        # Killed between the two renames of atomic_folder, the earlier state lies whole under its other name.
-        for earlier in self.path.glob(".state.*.earlier"):
-            if self.state.exists():
-                shutil.rmtree(earlier)
-            else:
-                earlier.replace(self.state)
-        for partial in self.path.glob(".state.*.partial"):
-            shutil.rmtree(partial)
+        with refused_writes(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self._config.exists():
+                with atomic_write(self._config) as file:
+                    file.write(json.dumps(config, indent=2, allow_nan=False).encode() + b"\n")
+            # Killed between the two renames of atomic_folder, the earlier state lies whole under its other name.
+            for earlier in self.path.glob(".state.*.earlier"):
+                if self.state.exists():
+                    shutil.rmtree(earlier)
+                else:
+                    earlier.replace(self.state)
+            for partial in self.path.glob(".state.*.partial"):
+                shutil.rmtree(partial)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`; numbers that JSON cannot hold become null."""
+        """Add a line to `metrics.jsonl`; numbers that JSON cannot hold become null.
+
+        Raises:
+            OutputError: the system refuses the write; what it left of the line is dropped when the run goes on.
+        """
         line = json.dumps(_plain(record), allow_nan=False)
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with refused_writes(self._metrics), self._metrics.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -130,11 +138,13 @@ class RunFolder:
 
         Returns:
             The file.
+
+        Raises:
+            OutputError: the system refuses the write.
         """
         path = self.path / "failed_batch.safetensors"
-        tensors = {name: one.detach().cpu().clone() for name, one in _tensors(batch, "batch")}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary)
+            save_tensors(dict(_tensors(batch, "batch")), temporary)
         return path
 
     def draw(self) -> None:
@@ -164,7 +174,7 @@ class RunFolder:
 
 def _tensors(batch: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(batch, Tensor):
-        yield name, batch.contiguous()
+        yield name, batch
     elif isinstance(batch, Mapping):
         for key, value in batch.items():
             yield from _tensors(value, f"{name}.{key}")

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samsdk.errors import SamsdkError
 from samsdk.io.atomic import atomic_folder
+from samsdk_training.tensor_file import save_tensors
 
 FORMAT = 1
 TENSORS_FILE = "state.safetensors"
@@ -110,14 +111,7 @@ class TrainState:
         if self.average:
             tensors |= {f"average/{name}": value for name, value in self.average.tensors.items()}
         with atomic_folder(folder) as partial:
-            # Copies, because safetensors refuses tensors that share memory and those that are not contiguous.
-            save_file(
-                {
-                    key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                    for key, value in tensors.items()
-                },
-                partial / TENSORS_FILE,
-            )
+            save_tensors(tensors, partial / TENSORS_FILE)
             text = json.dumps({"format": FORMAT, **asdict(self.progress), "trained": list(self.parameters)}, indent=2)
             (partial / JSON_FILE).write_text(text + "\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """What of a model a recipe trains (pairs of low-rank matrices, and parts that are trained whole), and on which base."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from samsdk_training.checkpoints import JSON_FILE, Checkpoint, load_checkpoint
-from samsdk_training.lora import LoraConfig, LoraError, LoraSite, LowRank, lora_sites
+from samsdk.manifest import VOLUME
+from samsdk_training.checkpoints import JSON_FILE, Checkpoint, CheckpointError, load_checkpoint
+from samsdk_training.lora import LoraConfig, LoraError, LoraSite, LowRank, has_encoder_attention, lora_sites
 from samsdk_training.models.config import expect_fields
 from samsdk_training.models.sam import Sam, build_sam
 from samsdk_training.models.sam_config import SamConfig
 from samsdk_training.resize import fit_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class Tuning:
     def is_whole(self, key: str) -> bool:
         """Whether the tensor of this key is trained whole."""
         return any(fnmatchcase(key, pattern) for pattern in self.whole)
+
+    def fitted(self, model: SamConfig) -> "Tuning":
+        """The same for a model of this shape: `qv` and `qkv` become `linear` in an encoder without attention."""
+        if self.lora.encoder not in ("qv", "qkv") or has_encoder_attention(outline(model)):
+            return self
+        logger.info("the encoder has no attention: its linear layers and 1 x 1 convolutions get the pairs")
+        return replace(self, lora=replace(self.lora, encoder="linear"))
 
     def to_dict(self) -> dict[str, Any]:
         """The setup as JSON types."""
@@ -71,9 +82,8 @@ def tune(model: nn.Module, tuning: Tuning) -> list[LoraSite]:
         The sites of the pairs.
 
     Raises:
-        LoraError: The model has pairs already.
-        ValueError: The model has none of the targets or nothing that a pattern means, or a weight is to be trained
-            both ways.
+        LoraError: The model has pairs already, none of the targets, or nothing that a pattern means; or a weight is to
+            be trained both ways.
     """
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise LoraError("this model has low-rank weights already; begin with its base")
@@ -81,10 +91,10 @@ def tune(model: nn.Module, tuning: Tuning) -> list[LoraSite]:
     keys = list(model.state_dict())
     unused = [one for one in tuning.whole if not any(fnmatchcase(key, one) for key in keys)]
     if unused:
-        raise ValueError(f"whole: the model has nothing of the name {', '.join(unused)}")
+        raise LoraError(f"whole: the model has nothing of the name {', '.join(unused)}")
     twice = sorted({site.weight for site in sites if tuning.is_whole(site.weight)})
     if twice:
-        raise ValueError(f"expected each weight to be trained whole or by pairs, not both: {', '.join(twice)}")
+        raise LoraError(f"expected each weight to be trained whole or by pairs, not both: {', '.join(twice)}")
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.is_whole(key))
     # All weights first: under its key, a weight with a pair is no parameter any more.
@@ -158,7 +168,7 @@ class Base:
 
         Raises:
             CheckpointError: The shapes do not go together.
-            ValueError: See `tune`.
+            LoraError: See `tune`.
         """
         wanted = config or SamConfig.from_dict(self.checkpoint.model)
         fitted, _ = self._fit(wanted)
@@ -178,11 +188,13 @@ def load_base(folder: str | os.PathLike[str]) -> Base:
     """Read a checkpoint to train an adapter on, or to merge one into.
 
     Raises:
-        CheckpointError: See `load_checkpoint`.
+        CheckpointError: See `load_checkpoint`; or the model is for volumes.
         LoraError: An adapter was merged into this checkpoint. A second one would be trained on, or added to, weights
             that are no one's base.
     """
     checkpoint, source = load_checkpoint(folder), Path(folder)
+    if checkpoint.task == VOLUME:
+        raise CheckpointError(f"{str(source)!r} is a model for volumes, expected one for images")
     if checkpoint.lineage.get("merged"):
         raise LoraError(
             f"low-rank weights were merged into {str(source)!r} already: it is neither a base to train on nor one to "

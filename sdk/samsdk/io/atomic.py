@@ -44,9 +44,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OutputError: As for `atomic_write`.
     """
-    target = Path(path)
-    try:
-        target, temporary = _reserve(target)
+    with refused_writes(path):
+        target, temporary = _reserve(Path(path))
         try:
             yield temporary
             _publish(temporary, target)
@@ -54,11 +53,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink()
             raise
-    except SamsdkError:
-        # Some of them are OSErrors too, and already say what happened.
-        raise
-    except OSError as error:
-        raise OutputError(_explain(target, error)) from error
 
 
 @contextmanager
@@ -80,7 +74,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     # Not Path.resolve: a link given as the target should be seen as what it is, not followed and renamed away.
     target = Path(path).absolute()
     partial = target.with_name(f".{target.name[-40:]}.{uuid4().hex}.partial")
-    try:
+    with refused_writes(target):
         try:
             partial.mkdir(parents=True)
             yield partial
@@ -88,10 +82,27 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+@contextmanager
+def refused_writes(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let a write that the system refuses in the block, as where the disk is full, end in an error that says so.
+
+    For writes that are not whole or not there: what is added to a file, folders, locks.
+
+    Args:
+        path: What is written, for the error.
+
+    Raises:
+        OutputError: The block raised an OSError.
+    """
+    try:
+        yield
     except SamsdkError:
+        # Some of them are OSErrors too, and already say what happened.
         raise
     except OSError as error:
-        raise OutputError(_explain(target, error)) from error
+        raise OutputError(_explain(Path(path), error)) from error
 
 
 def _publish_folder(partial: Path, target: Path) -> None:

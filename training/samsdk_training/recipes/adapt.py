@@ -18,6 +18,7 @@ from samsdk.manifest import PROMPTABLE
 from samsdk_training.augment import Augmentation
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from samsdk_training.data import DataError
+from samsdk_training.data_digest import set_digests
 from samsdk_training.evaluation import PROMPTS
 from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.loop import LoopConfig
@@ -175,7 +176,7 @@ def train_adapt(
         logger.info("%s: %d images, %d objects, share %.3f", name, row["images"], row["objects"], row["share"])
         if row["images"] < _FEWEST:
             raise DataError(f"{name}: expected at least {_FEWEST} images with objects to train on, got {row['images']}")
-    content = {**recipe.to_dict(), "sets": source.summary()}
+    content = {**recipe.to_dict(), "sets": source.summary(), "data_sha256": set_digests(sets)}
     tuned = BlendedRun(base, recipe.tuning, description, recipe.loop, content, recipe.share, recipe.encoder_share)
 
     def batch_of(number: int) -> Batch:

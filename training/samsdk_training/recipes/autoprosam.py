@@ -20,6 +20,7 @@ from torch import nn
 from samsdk.manifest import VOLUME
 from samsdk.volumes.preprocessing import NO_NORMALISATION
 from samsdk_training.checkpoints import JSON_FILE, Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from samsdk_training.data_digest import set_digests
 from samsdk_training.loop import fit
 from samsdk_training.models.auto_pro_sam import AutoProSam, load_vit
 from samsdk_training.models.auto_pro_sam_config import AutoProSamConfig
@@ -81,7 +82,7 @@ def train_volume(
         seed=recipe.loop.seed,
     )
     loss_of, taught = _loss(recipe, described)
-    facts = {**recipe.to_dict(), "sets": source.summary(), **lineage, **taught}
+    facts = {**recipe.to_dict(), "sets": source.summary(), "data_sha256": set_digests(sets), **lineage, **taught}
 
     def save_best(trained: nn.Module, folder: Path) -> None:
         save_checkpoint(replace(described, state=trained.state_dict(), lineage=facts), folder)

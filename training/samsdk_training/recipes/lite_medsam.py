@@ -18,6 +18,7 @@ from torch import Tensor
 from samsdk.manifest import PROMPTABLE
 from samsdk_training.augment import Augmentation
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from samsdk_training.data_digest import set_digests
 from samsdk_training.image_samples import ImageSource
 from samsdk_training.loop import LoopConfig
 from samsdk_training.lora import LoraConfig
@@ -29,6 +30,7 @@ from samsdk_training.recipes.few_images import held_back_images
 from samsdk_training.recipes.single_prompt import single_prompt_loss
 from samsdk_training.recipes.tuned import TunedRun
 from samsdk_training.recipes.validation import SHEET, prompted_validation
+from samsdk_training.resize import resize_config
 from samsdk_training.samples import SampleSet
 from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, Tuning
@@ -57,7 +59,7 @@ class LiteMedSamRecipe:
 
     Attributes:
         loop: steps, rates, precision.
-        tuning: what of the base is trained; the publication trains all of it.
+        tuning: what of the base is trained, see `Tuning.fitted`; the publication trains all of it.
         image_size: side of the input in pixels; None keeps the base's.
         box_shift: most pixels of the input by which each side of a box is moved outward.
         points: share of the objects that are asked for by one point inside them instead of a box (ours; published: 0).
@@ -184,8 +186,9 @@ def train_lite_medsam(
     def loss_of(model: Sam, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return single_prompt_loss(model, *batch, generator, box_shift=recipe.box_shift, points=recipe.points)
 
-    content = {**recipe.to_dict(), "sets": source.summary()}
-    tuned = TunedRun(base, recipe.tuning, description, recipe.loop, content)
+    content = {**recipe.to_dict(), "sets": source.summary(), "data_sha256": set_digests(sets)}
+    tuning = recipe.tuning.fitted(SamConfig.from_dict(description.model))
+    tuned = TunedRun(base, tuning, description, recipe.loop, content)
     result = tuned.fit(
         tuned.start(),
         batch_of=batch_of,
@@ -203,18 +206,13 @@ def _description(recipe: LiteMedSamRecipe, base: Base, licence: Mapping[str, Any
     checkpoint = base.checkpoint
     if checkpoint.task != PROMPTABLE:
         raise CheckpointError(f"expected a base that takes prompts, got a {checkpoint.task} one")
-    model = SamConfig.from_dict(checkpoint.model)
-    size = recipe.image_size or model.encoder.image_size
-    try:
-        model = replace(model, encoder=replace(model.encoder, image_size=size))
-    except ValueError as error:
-        raise CheckpointError(f"this base cannot have an input of {size} pixels: {error}") from error
+    model = resize_config(SamConfig.from_dict(checkpoint.model), recipe.image_size)
     taught = {"box", *checkpoint.prompts["trained"], *(["points"] if recipe.points else [])}
     trained = [kind for kind in checkpoint.prompts["kinds"] if kind in taught]
     return replace(
         checkpoint,
         model=model.to_dict(),
-        geometry={**checkpoint.geometry, "input_size": size},
+        geometry={**checkpoint.geometry, "input_size": model.encoder.image_size},
         prompts={**checkpoint.prompts, "trained": trained},
         licence=dict(licence),
         lineage={},

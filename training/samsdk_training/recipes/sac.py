@@ -15,7 +15,8 @@ import torch
 from samsdk.manifest import AUTO
 from samsdk.point_selection import PointSelection
 from samsdk.splitting import Splitting
-from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.checkpoints import Checkpoint, CheckpointError
+from samsdk_training.data_digest import set_digests
 from samsdk_training.label_samples import LabelBatch, LabelSource
 from samsdk_training.loop import LoopConfig
 from samsdk_training.lora import LoraConfig
@@ -28,6 +29,7 @@ from samsdk_training.recipes.sac_loss import SacWeights, sac_loss
 from samsdk_training.recipes.semantic_data import read_semantic_data
 from samsdk_training.recipes.semantic_validation import foreground_validation
 from samsdk_training.recipes.tuned import TunedRun
+from samsdk_training.resize import resize_config
 from samsdk_training.tuning import Base, Tuning
 
 GENERATOR = "auto_prompt_generator.*"
@@ -88,14 +90,21 @@ class SacRecipe:
 
     @property
     def tuning(self) -> Tuning:
-        """What of the model is trained: pairs in the encoder, the whole decoder, the U-Net."""
+        """What of the model is trained: pairs in the encoder (see `Tuning.fitted`), the whole decoder, the U-Net."""
         return Tuning(LoraConfig(self.rank), ("mask_decoder.*", GENERATOR))
 
     def config(self, base: SamConfig) -> SamConfig:
-        """The shape of the model: the base's with a U-Net, whose input is the encoder's."""
-        side = self.image_size or base.encoder.image_size
-        encoder = replace(base.encoder, image_size=side)
-        return replace(base, encoder=encoder, auto_prompt=AutoPromptConfig(side, self.channels, self.depth))
+        """The shape of the model: the base's with a U-Net, whose input is the encoder's.
+
+        Raises:
+            CheckpointError: Base or U-Net cannot have this input size.
+        """
+        shape = resize_config(base, self.image_size)
+        side = shape.encoder.image_size
+        try:
+            return replace(shape, auto_prompt=AutoPromptConfig(side, self.channels, self.depth))
+        except ValueError as error:
+            raise CheckpointError(f"the U-Net cannot have an input of {side} x {side} pixels: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON types."""
@@ -160,7 +169,7 @@ def train_sac(
 
     Raises:
         DataError: A set is missing or malformed, or nothing in it is labelled.
-        ValueError: The base has no attention, or cannot have this input size.
+        CheckpointError: Base or U-Net cannot have this input size, or do not go together.
         TrainingError: The run belongs to another configuration, is in use, or the loss is not finite.
     """
     config = recipe.config(SamConfig.from_dict(base.checkpoint.model))
@@ -174,8 +183,8 @@ def train_sac(
         label_side=4 * config.encoder.embedding_side,
         seed=recipe.loop.seed,
     )
-    facts = {**recipe.to_dict(), "sets": data.summary}
-    tuned = TunedRun(base, recipe.tuning, _describe(recipe, base, config, licence), recipe.loop, facts)
+    facts = {**recipe.to_dict(), "sets": data.summary, "data_sha256": set_digests(sets)}
+    tuned = TunedRun(base, recipe.tuning.fitted(config), _describe(recipe, base, config, licence), recipe.loop, facts)
 
     def batch_of(number: int) -> tuple[bool, LabelBatch]:
         # Of what number a micro-step is tells whether the U-Net is still new.

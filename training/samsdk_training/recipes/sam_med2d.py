@@ -18,6 +18,7 @@ from torch import nn
 from samsdk.manifest import PROMPTABLE
 from samsdk_training.augment import Augmentation
 from samsdk_training.checkpoints import Checkpoint, CheckpointError
+from samsdk_training.data_digest import set_digests
 from samsdk_training.image_samples import ImageSource
 from samsdk_training.loop import LoopConfig
 from samsdk_training.lora import LoraConfig
@@ -30,6 +31,7 @@ from samsdk_training.nine_step_config import NineStepConfig
 from samsdk_training.nine_steps import NineSteps, StepBatch
 from samsdk_training.recipes.tuned import TunedRun
 from samsdk_training.recipes.validation import SHEET, prompted_validation
+from samsdk_training.resize import resize_config
 from samsdk_training.samples import SampleSet
 from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, Tuning
@@ -155,15 +157,15 @@ class SamMed2dRecipe:
             CheckpointError: the encoder has no attention that adapters could stand beside, or cannot have this input
                 size.
         """
-        encoder, size = base.encoder, self.image_size or base.encoder.image_size
+        shape = resize_config(base, self.image_size)
+        encoder = shape.encoder
         if isinstance(encoder, StudentEncoderConfig):
             raise CheckpointError("expected a base whose encoder has attention (ViT or TinyViT), got a student")
         adapters = self.adapters if encoder.adapters == "none" else encoder.adapters
         try:
-            prompter = base.auto_prompt and replace(base.auto_prompt, image_size=size)
-            return replace(base, encoder=replace(encoder, image_size=size, adapters=adapters), auto_prompt=prompter)
+            return replace(shape, encoder=replace(encoder, adapters=adapters))
         except ValueError as error:
-            raise CheckpointError(f"this base cannot have adapters and an input of {size} pixels: {error}") from error
+            raise CheckpointError(f"this base cannot have adapters: {error}") from error
 
 
 def train_sam_med2d(
@@ -210,7 +212,8 @@ def train_sam_med2d(
         images=recipe.validation_images,
         sheet=run / SHEET,
     )
-    tuned = TunedRun(base, TUNING, description, recipe.loop, {**recipe.to_dict(), "sets": source.summary()})
+    facts = {**recipe.to_dict(), "sets": source.summary(), "data_sha256": set_digests(sets)}
+    tuned = TunedRun(base, TUNING, description, recipe.loop, facts)
     return tuned.fit(
         _start(recipe, tuned),
         batch_of=_batches(recipe, source),

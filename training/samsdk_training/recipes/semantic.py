@@ -15,6 +15,7 @@ import torch
 
 from samsdk.manifest import PROMPTABLE, SEMANTIC
 from samsdk_training.checkpoints import Checkpoint
+from samsdk_training.data_digest import set_digests
 from samsdk_training.label_samples import LabelBatch, LabelSource
 from samsdk_training.loop import LoopConfig
 from samsdk_training.lora import LoraConfig
@@ -26,6 +27,7 @@ from samsdk_training.recipes.semantic_data import SemanticData, read_semantic_da
 from samsdk_training.recipes.semantic_loss import class_point_loss, semantic_loss
 from samsdk_training.recipes.semantic_validation import per_class_validation, semantic_validation
 from samsdk_training.recipes.tuned import TunedRun
+from samsdk_training.resize import resize_config
 from samsdk_training.synthesis import PRESETS, SynthesisConfig
 from samsdk_training.tuning import Base, Tuning
 
@@ -109,16 +111,19 @@ class SemanticRecipe:
 
     @property
     def tuning(self) -> Tuning:
-        """What of the model is trained."""
+        """What of the model is trained, where its encoder has attention; see `Tuning.fitted`."""
         if self.decoder == "whole":
             return Tuning(LoraConfig(self.rank), ("prompt_encoder.*", "mask_decoder.*"))
         head = tuple(f"mask_decoder.{part}.*" for part in _HEAD)
         return Tuning(LoraConfig(self.rank, decoder="qv"), ("prompt_encoder.*", *head))
 
     def config(self, base: SamConfig, classes: int) -> SamConfig:
-        """The shape of the model: the base's, with one more mask than there are classes."""
-        side = self.image_size or base.encoder.image_size
-        shape = replace(base, encoder=replace(base.encoder, image_size=side))
+        """The shape of the model: the base's, with one more mask than there are classes.
+
+        Raises:
+            CheckpointError: The base cannot have this input size.
+        """
+        shape = resize_config(base, self.image_size)
         if self.class_points == "per_class":
             return shape
         decoder = replace(base.decoder, num_multimask_outputs=classes)
@@ -203,7 +208,7 @@ def train_semantic(
 
     Raises:
         DataError: A set is missing or malformed, or the sets name different classes.
-        ValueError: The base has no attention, or cannot have this input size.
+        CheckpointError: The base cannot have this input size, or does not go with the recipe.
         TrainingError: The run belongs to another configuration, is in use, or the loss is not finite.
     """
     shape = SamConfig.from_dict(base.checkpoint.model)
@@ -224,15 +229,11 @@ def train_semantic(
         points=recipe.points,
         seed=recipe.loop.seed,
     )
-    facts = {**recipe.to_dict(), "sets": data.summary}
-    tuned = TunedRun(base, recipe.tuning, _describe(recipe, base, config, data, licence), recipe.loop, facts)
+    facts = {**recipe.to_dict(), "sets": data.summary, "data_sha256": set_digests(sets)}
+    description = _describe(recipe, base, config, data, licence)
+    tuned = TunedRun(base, recipe.tuning.fitted(config), description, recipe.loop, facts)
     per_class = recipe.class_points == "per_class"
-    held_back = sets, tuned.description, recipe.validation_cases
-    validate = (
-        per_class_validation(*held_back, data.classes, union=recipe.union, points=recipe.points)
-        if per_class
-        else semantic_validation(*held_back, union=recipe.union, points=recipe.points)
-    )
+    validate = per_class_validation if per_class else semantic_validation
 
     def batch_of(number: int) -> LabelBatch:
         return source.batch(number, recipe.batch_size)
@@ -248,7 +249,9 @@ def train_semantic(
         tuned.start(),
         batch_of=batch_of,
         loss_of=loss_of,
-        validate=validate,
+        validate=validate(
+            sets, description, data.classes, recipe.validation_cases, union=recipe.union, points=recipe.points
+        ),
         run=run,
         show_progress=show_progress,
     )

@@ -1,14 +1,14 @@
 """The images that semantic models are trained on: all of some sets, or exemplars and what is synthesised of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samsdk_training.data import DataError, LabelledImage, number_classes
 from samsdk_training.label_samples import as_picture, epochs
 from samsdk_training.pictures import Picture
-from samsdk_training.set_folder import SetFolder
+from samsdk_training.set_folder import SetFolder, shortened
 from samsdk_training.split import TRAIN_LIST
 from samsdk_training.synthesis import SynthesisConfig, Synthesiser, choose_exemplars, summarise_slice
 from samsdk_training.synthesis.pool import ImagePool, read_pool
@@ -51,10 +51,18 @@ def read_semantic_data(
         seed: of the order of the images, and of all that is drawn.
 
     Raises:
-        DataError: a set is missing or malformed, no image has a label, or the sets name different classes.
+        DataError: a set is missing, malformed or given twice, an image has no mask and there is no synthesis that takes
+            it for a background, no image has a label, or the sets name different classes.
     """
+    if len({folder.name for folder in sets}) < len(sets):
+        raise DataError(f"expected sets whose folders have different names, got: {', '.join(map(str, sets))}")
     pools = {folder: read_pool(SetFolder(folder), TRAIN_LIST) for folder in sets}
-    images = [_united(one) if union else one for pool in pools.values() for one in pool.annotated.values()]
+    if synthesis is None:
+        _expect_masks(pools)
+    if len(sets) > 1:
+        # One id may be another image in another set.
+        pools = {folder: pool.within(folder.name) for folder, pool in pools.items()}
+    images = [one.united() if union else one for pool in pools.values() for one in pool.annotated.values()]
     if not any(one.label.any() for one in images):
         raise DataError(f"no pixel of {', '.join(map(str, sets)) or 'no set'} is labelled in {TRAIN_LIST}")
     classes = {"0": "background", "1": FOREGROUND} if union else _class_names(sets, images)
@@ -81,8 +89,13 @@ def read_semantic_data(
     return SemanticData(draw, classes, summary)
 
 
-def _united(labelled: LabelledImage) -> LabelledImage:
-    return replace(labelled, label=(labelled.label > 0).astype("uint8"), instances=False)
+def _expect_masks(pools: Mapping[Path, ImagePool]) -> None:
+    for folder, pool in pools.items():
+        if pool.bare:
+            raise DataError(
+                f"{len(pool.bare)} images of {TRAIN_LIST} in {folder} have no mask: {shortened(pool.bare)}; add masks, "
+                "or take them off the list (only synthesis uses images without a mask, as backgrounds)"
+            )
 
 
 def _class_names(sets: Sequence[Path], images: Sequence[LabelledImage]) -> dict[str, str]:

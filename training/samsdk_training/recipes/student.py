@@ -16,12 +16,14 @@ from samsdk.transforms import Preprocessing
 from samsdk.zoom import Zoom
 from samsdk_training.augment import Augmentation
 from samsdk_training.checkpoints import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint, state_problems
+from samsdk_training.data_digest import set_digests
 from samsdk_training.interaction import InteractionConfig, interactive_loss
 from samsdk_training.loop import LoopConfig, fit
 from samsdk_training.models.sam import Sam, build_sam
 from samsdk_training.models.sam_config import SamConfig, student_config
 from samsdk_training.recipes.validation import SHEET, prompted_validation
 from samsdk_training.samples import SampleSet, SampleSource
+from samsdk_training.split import VALIDATION_LIST
 from samsdk_training.torch_predictor import TorchPredictor
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,9 @@ def train_student(
         sheet=run / SHEET,
         zoom=recipe.zoom,
     )
+    digests = set_digests(validation, [VALIDATION_LIST])
+    for one in sets:
+        digests |= set_digests([Path(one.folder)], [one.list_name])
     lineage = {**recipe.to_dict(), "sets": list(source.summary()), **origin}
 
     def save_best(model: nn.Module, folder: Path) -> None:
@@ -134,7 +139,7 @@ def train_student(
         run=run,
         config=recipe.loop,
         save_best=save_best,
-        recipe={**recipe.to_dict(), "sets": source.summary(), **origin},
+        recipe={**recipe.to_dict(), "sets": source.summary(), "data_sha256": digests, **origin},
         progress=show_progress,
     )
 

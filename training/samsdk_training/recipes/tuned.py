@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from samsdk_training.adapter_file import LoraAdapter, save_adapter
-from samsdk_training.checkpoints import Checkpoint, save_checkpoint
+from samsdk_training.checkpoint_tasks import task_problems
+from samsdk_training.checkpoints import Checkpoint, CheckpointError, save_checkpoint
 from samsdk_training.loop import LoopConfig, fit
 from samsdk_training.merging import merge_adapter
 from samsdk_training.models.sam import Sam
@@ -43,7 +44,16 @@ class TunedRun:
     recipe: Mapping[str, Any]
 
     def start(self) -> Sam:
-        """Build the model that training starts with; one seed gives one model."""
+        """Build the model that training starts with; one seed gives one model.
+
+        Raises:
+            CheckpointError: Base, shape and task do not go together.
+            LoraError: See `tuning.tune`.
+        """
+        known = self.description
+        problems = task_problems(known.task, SamConfig.from_dict(known.model), known.prompts, known.classes)
+        if problems:
+            raise CheckpointError("the base does not go with the recipe:", problems)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
             return self.base.tuned(self.tuning, SamConfig.from_dict(self.description.model))

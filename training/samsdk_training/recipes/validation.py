@@ -14,7 +14,7 @@ from samsdk.intensity import to_uint8
 from samsdk.io.images import write_png
 from samsdk.prompts import Prompt
 from samsdk.zoom import Zoom
-from samsdk_training.data import DataError, LabelledImage, read_ids, read_set
+from samsdk_training.data import DataError, LabelledImage, read_set
 from samsdk_training.evaluation import PROMPTS, answering, evaluate_images, summarise
 from samsdk_training.evaluation.objects import SMALLEST
 from samsdk_training.models.sam import Sam
@@ -41,7 +41,7 @@ def prompted_validation(
     Args:
         sets: folders, each with a `val.txt`.
         predictor_of: what answers with the model's weights, as its checkpoint will.
-        images: of each set, the first of its list.
+        images: of each set, the first of its list; all of them are read and checked.
         sheet: the picture to draw each time: the first image of each set, with the mask after one click on its first
             object.
         zoom: the second look that users are recommended; None looks once.
@@ -50,12 +50,15 @@ def prompted_validation(
         A function from the model to `dice_box` and its like for each prompt, and `dice`, the mean of them.
 
     Raises:
-        DataError: a set has no `val.txt`, or there is nothing to validate on.
+        DataError: a set has no `val.txt`, an image or its mask is missing or malformed, or there is nothing to validate
+            on.
     """
-    # Looked for before training starts, not after its first hour.
+    # All of them, so that what is wrong with the last one is told before training starts, not after its first hour.
+    found = False
     for folder in sets:
-        read_ids(folder, LIST)
-    if not any(one.objects(smallest=SMALLEST) for folder in sets for one in read_set(folder, LIST, slice(images))):
+        for one in read_set(folder, LIST, slice(images)):
+            found = found or bool(one.objects(smallest=SMALLEST))
+    if not found:
         names = ", ".join(str(folder) for folder in sets) or "no set"
         raise DataError(
             f"nothing to validate on: expected an object of at least {SMALLEST} pixels in the first {images} images of "

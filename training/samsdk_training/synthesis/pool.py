@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,15 @@ class ImagePool:
         """
         known = self.annotated.get(name)
         return np.asarray(read_image(self.bare[name])) if known is None else known.image
+
+    def within(self, folder: str) -> "ImagePool":
+        """The same images with a folder's name before theirs, and before those of the volumes that they are of."""
+        annotated = [
+            replace(one, name=f"{folder}/{one.name}", volume=one.volume and f"{folder}/{one.volume}")
+            for one in self.annotated.values()
+        ]
+        bare = {f"{folder}/{name}": path for name, path in self.bare.items()}
+        return ImagePool({one.name: one for one in annotated}, bare)
 
 
 def read_pool(source: SetFolder, list_name: str) -> ImagePool:
