@@ -100,6 +100,8 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         as_picture(cells, "uint8_or_minmax", classes=3)
     with pytest.raises(DataError, match="expected labels from 0 to 2, got 0 to 3"):
         as_picture(LabelledImage("slice", image, label, instances=False), "uint8_or_minmax", classes=2)
+    with pytest.raises(DataError, match="expected at most 255 classes, got 300"):
+        as_picture(LabelledImage("slice", image, label, instances=False), "uint8_or_minmax", classes=300)
     united = as_picture(cells, "uint8_or_minmax", classes=1, union=True)
     assert united.label.tolist() == [[0, 1, 1, 1]] * 4
 

@@ -34,6 +34,27 @@ test_loop.RunFolder.draw = lambda self: None
 test_loop.train(test_loop.Path({run!r}), batch_of=batch_of, device="cpu", **{options})
 """
 
+# The same, on a disk that is full from step 8 on: no file may grow beyond the metrics' size by more than some bytes.
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.path.insert(0, {folder!r})
+import test_loop, torch
+from samsdk.errors import OutputError
+torch.set_num_threads(1)
+test_loop.RunFolder.draw = lambda self: None
+run = test_loop.Path({run!r})
+def batch_of(number):
+    if number == 15:
+        size = (run / "metrics.jsonl").stat().st_size + {room}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return test_loop.batch_of(number)
+try:
+    test_loop.train(run, batch_of=batch_of)
+except OutputError as error:
+    print(error)
+"""
+
 
 class Net(nn.Module):
     """A frozen part with statistics, dropout, and a trained part."""
@@ -560,9 +581,68 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     def infinite_slope(model: Net, *_: Any) -> dict[str, Tensor]:
         return {"loss": (model.head.weight * 0).sum().sqrt()}
 
-    with pytest.raises(TrainingError, match="the gradient of step 1 is nan"):
+    with pytest.raises(TrainingError, match=r"the gradient of step 1 is nan.*its batch is in .*failed_batch"):
         train(tmp_path, model, loss_of=infinite_slope)
     assert torch.equal(model.head.weight, weight)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_batches_of_a_gradient_that_is_not_finite_are_kept(tmp_path: Path, accumulate: int) -> None:
+    def breaks(model: Net, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        losses = loss_of(model, batch, generator)
+        # Of a root of 0 the value is finite, and the slope is not.
+        broken = batch["x"].equal(batch_of(2 * accumulate)["x"])
+        return {**losses, "loss": losses["loss"] + (model.head.weight * 0).sum().sqrt()} if broken else losses
+
+    with pytest.raises(TrainingError, match="the gradient of step 3 is nan"):
+        train(tmp_path, changes={"accumulate": accumulate, "save_every": 2}, loss_of=breaks)
+    assert json.loads((tmp_path / "state" / "state.json").read_text())["step"] == 2
+    kept = load_file(tmp_path / "failed_batch.safetensors")
+    expected = {"batch": batch_of(2)} if accumulate == 1 else {"batch.0": batch_of(4), "batch.1": batch_of(5)}
+    assert kept.keys() == {f"{name}.{part}" for name in expected for part in "xy"}
+    assert all(torch.equal(kept[f"{name}.{part}"], one[part]) for name, one in expected.items() for part in "xy")
+
+
+def test_a_batch_that_cannot_be_kept_does_not_hide_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("samsdk_training.tensor_file.save_file", full)
+    with pytest.raises(TrainingError, match=r"losses of step 1 are not finite.*could not be kept: .*No space left"):
+        train(tmp_path, loss_of=lambda model, *_: {"loss": model.head.weight.sum() * math.nan})
+
+
+@pytest.mark.parametrize(("room", "refused"), [(0, "metrics.jsonl"), (1000, "state")])
+def test_a_full_disk_stops_the_run_and_loses_nothing(straight, tmp_path: Path, room: int, refused: str) -> None:
+    pytest.importorskip("resource")
+    script = FULL_DISK.format(folder=str(Path(__file__).parent), run=str(tmp_path), room=room)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"cannot write {str(tmp_path / refused)!r}: ")
+    assert "File too large" in done.stdout
+    assert "free space" in done.stdout
+    # The state of step 6 is there, whole, and nothing half-written beside it.
+    assert json.loads((tmp_path / "state" / "state.json").read_text())["step"] == 6
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix in (".partial", ".earlier")]
+    assert_same_run(tmp_path, straight[0], train(tmp_path), straight[1])
+
+
+@pytest.mark.parametrize(
+    ("own", "precision", "warned"), [(False, "bfloat16", 1), (True, "bfloat16", 0), (False, "float32", 0)]
+)
+def test_bfloat16_that_a_processor_does_not_have_is_warned_of_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    own: bool,
+    precision: str,
+    warned: int,
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: own, raising=False)
+    train(tmp_path, changes={"steps": 2, "warmup_steps": 0, "precision": precision})
+    warnings = [one.message for one in caplog.records if "bfloat16" in one.message]
+    assert len(warnings) == warned
+    assert all("--precision float32" in one for one in warnings)
 
 
 @pytest.mark.parametrize("scores", [{"iou": 1.0}, {"dice": math.nan}])

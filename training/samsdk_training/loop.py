@@ -197,8 +197,8 @@ class _Trainer(Generic[Batch]):
             with _seeded(device, self.config.seed, number) as generator, self._autocast():
                 losses = self.loss_of(self.model, batch, generator)
             if not all(bool(value.isfinite().all()) for value in losses.values()):
-                values = {name: float(value.detach()) for name, value in losses.items()}
-                self._give_up(f"the losses of step {step} are not finite: {values}", [batch])
+                broken = {name: float(value.detach()) for name, value in losses.items()}
+                self._give_up(f"the losses of step {step} are not finite: {broken}", [batch])
             (losses["loss"] / count).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach().float() / count

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 import samsdk
 from samsdk.point_selection import PointSelection, select_points
+from samsdk.splitting import Splitting
 from samsdk.transforms import Preprocessing
 from samsdk_export.bundle_writer import write_bundle
 from samsdk_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -20,8 +22,10 @@ from samsdk_training.label_samples import LabelBatch
 from samsdk_training.loop import LoopConfig
 from samsdk_training.models import SamConfig, TinyViTConfig, build_sam, sam_vit_config
 from samsdk_training.models.sam_config import DecoderConfig
-from samsdk_training.recipes.sac import GENERATOR, SacRecipe, train_sac
+from samsdk_training.recipes.sac import GENERATOR, SacRecipe, _describe, train_sac
 from samsdk_training.recipes.sac_loss import SacWeights, sac_loss
+from samsdk_training.recipes.semantic_validation import foreground_validation
+from samsdk_training.torch_predictor import TorchPredictor
 from samsdk_training.tuning import Base, load_base, trainable_parameters
 
 CONFIG = SamConfig(
@@ -188,3 +192,33 @@ def test_what_cannot_be_trained_on_is_refused(base: Base, tmp_path: Path) -> Non
         train(RECIPE, base, tmp_path, tmp_path / "run")
     with pytest.raises(ValueError, match="multiple of"):
         train(replace(RECIPE, image_size=72, depth=4), base, tmp_path, tmp_path / "run")
+
+
+def test_validation_parts_objects_as_the_recipe_says(base: Base, tmp_path: Path, monkeypatch) -> None:
+    """Two touching discs, found exactly: two objects, or one where the recipe parts nothing so shallow."""
+
+    class Seen:
+        def encode(self, image):
+            return image
+
+        def decode(self, embedding):
+            return SimpleNamespace(mask=embedding > 100)
+
+    monkeypatch.setattr(TorchPredictor, "of", lambda *_: Seen())
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    rows, columns = np.ogrid[:40, :60]
+    discs = [(rows - 20) ** 2 + (columns - x) ** 2 <= 100 for x in (20, 37)]
+    truth = np.where(discs[0] & (columns <= 28), 1, np.where(discs[1], 2, 0)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "images" / "0.png"), np.where(truth > 0, 200, 0).astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "masks" / "0.png"), truth)
+    (tmp_path / "val.txt").write_text("0\n")
+    found = {}
+    for name, splitting in (("parted", Splitting()), ("whole", Splitting(depth=50.0)), ("silent", None)):
+        recipe = replace(RECIPE, splitting=splitting)
+        description = _describe(recipe, base, recipe.config(CONFIG), {})
+        found[name] = foreground_validation([tmp_path], description, 4)(None)
+    assert found["parted"] == found["silent"]
+    assert found["parted"]["object_f1"] == 1.0
+    assert found["whole"]["object_f1"] < 1.0
+    assert found["whole"]["dice"] == found["parted"]["dice"] == 1.0

@@ -69,8 +69,8 @@ def per_class_validation(
 ) -> Validate:
     """Dice by class of the label map that a promptable model makes of points in each class, a pass for each.
 
-    Arguments and errors as `semantic_validation`. What is returned gives `dice` and `dice_NAME` with points: without any
-    the model answers nothing.
+    Arguments and errors as `semantic_validation`. What is returned gives `dice` and `dice_NAME` with points: without
+    any the model answers nothing.
     """
     _check(sets, cases, len(classes) - 1, union)
 
