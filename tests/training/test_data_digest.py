@@ -63,7 +63,7 @@ def test_a_set_may_lie_elsewhere(knees: Path, tmp_path: Path) -> None:
     # Lists in a folder beside a set that cannot be written to.
     beside = tmp_path / "knees"
     beside.mkdir()
-    (beside / "set.json").write_text(json.dumps({"source": "deep/knees"}))
+    (beside / "set.json").write_text(json.dumps({"source": "../deep/knees"}))
     assert set_digests([beside]) == before
 
 
