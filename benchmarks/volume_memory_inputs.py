@@ -54,8 +54,9 @@ def main() -> None:
     torch.manual_seed(0)
     network = build_volume_model(MODEL)
     with torch.no_grad():
-        # One class wins everywhere: between random ones there are ties, which would fail the bundle's certificate.
-        network.out.conv.conv.weight.mul_(0.25)
+        # A head that hardly listens: random features are ill-conditioned and random classes tie, so that backends round
+        # apart by more than a certificate allows. What the network takes is the same.
+        network.out.conv.conv.weight.mul_(0.01)
         network.out.conv.conv.bias.copy_(2.0 * torch.arange(CLASSES))
     checkpoint = Checkpoint(
         model=MODEL.to_dict(),
