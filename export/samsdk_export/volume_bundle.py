@@ -126,7 +126,7 @@ def golden_volumes(crop: tuple[int, int, int], intensity: VoxelIntensity) -> lis
     for name in _VOLUMES:
         values = read_canonical(_example(name)).values
         volume = np.ascontiguousarray((values if values.ndim == 3 else values[..., 0]).T)
-        planes = Sampler(volume, _UNSCALED, crop).planes(0, crop[0])
+        planes: NDArray[np.floating] = Sampler(volume, _UNSCALED, crop).planes(0, crop[0])
         if intensity.lowest is not None and intensity.highest is not None:
             planes = np.interp(planes, (planes.min(), planes.max()), (intensity.lowest, intensity.highest))
         found.append(np.rint(planes).astype(np.int16))
