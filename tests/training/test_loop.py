@@ -612,7 +612,7 @@ def test_a_batch_that_cannot_be_kept_does_not_hide_why(tmp_path: Path, monkeypat
         train(tmp_path, loss_of=lambda model, *_: {"loss": model.head.weight.sum() * math.nan})
 
 
-@pytest.mark.parametrize(("room", "refused"), [(0, "metrics.jsonl"), (1000, "state")])
+@pytest.mark.parametrize(("room", "refused"), [(0, "metrics.jsonl"), (540, "state")])
 def test_a_full_disk_stops_the_run_and_loses_nothing(straight, tmp_path: Path, room: int, refused: str) -> None:
     pytest.importorskip("resource")
     script = FULL_DISK.format(folder=str(Path(__file__).parent), run=str(tmp_path), room=room)

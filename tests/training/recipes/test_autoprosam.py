@@ -105,7 +105,7 @@ def test_the_checkpoint_is_evaluated_as_bundles_are(
     assert report["task"] == "volume"
     assert report["mean_dice"]["ball"] == pytest.approx(best["dice_ball"], abs=1e-6)
     assert report["mean_dice"]["cube"] == pytest.approx(best["dice_cube"], abs=1e-6)
-    assert report["mean_nsd"]["ball"] > report["mean_dice"]["ball"]
+    assert 0.3 < report["mean_nsd"]["cube"] < 1
     assert cli.main(["evaluate", str(trained / "best"), "--data", str(balls), "--prompts", "box"]) == 2
     assert "is volume and takes no prompt" in capsys.readouterr().err
 

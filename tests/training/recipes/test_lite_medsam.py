@@ -237,7 +237,7 @@ def test_the_input_may_be_smaller(rings: Path, base: Base, tmp_path: Path) -> No
     boxes_only = replace(base.checkpoint, prompts={**base.checkpoint.prompts, "trained": ["box"]})
     train(short(1, image_size=96), replace(base, checkpoint=boxes_only), [rings], tmp_path / "boxes")
     assert load_checkpoint(tmp_path / "boxes" / "best").prompts["trained"] == ["box"]
-    with pytest.raises(CheckpointError, match="an input of 100 pixels"):
+    with pytest.raises(CheckpointError, match="an input of 100 x 100 pixels"):
         train(short(1, image_size=100), base, [rings], tmp_path / "odd")
 
 
