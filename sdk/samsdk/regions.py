@@ -14,6 +14,7 @@ from samsdk.masks import Region
 from samsdk.prompts import Prompt, encode_prompt
 from samsdk.results import Result
 from samsdk.zoom import (
+    NEARLY_ALL,
     Decode,
     Encode,
     Extent,
@@ -41,8 +42,6 @@ point: fetal heads enlarged to 4,096 pixels, Dice 0.935 from the whole and 0.011
 _INPUTS: Final = 2
 _SPANS: Final = 4.0
 _GROWTH: Final = 2
-# A region that shows this share of the image's longest side or more is as good as the whole image.
-_NEARLY_ALL: Final = 0.75
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class FirstLook:
         points = foreground(prompt)
         side = _INPUTS * self.input_size
         while extent is not None and max(self.size) > LARGE * self.input_size:
-            window = zoom_window(extent, self.size, Zoom(_SPANS, side), worthwhile=_NEARLY_ALL)
+            window = zoom_window(extent, self.size, Zoom(_SPANS, side), worthwhile=NEARLY_ALL)
             if window is None:
                 break
             result = self.decode(self.encode(window), within(prompt, window))

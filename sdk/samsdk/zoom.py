@@ -24,6 +24,8 @@ from samsdk.transforms import Window
 # A window that shows this share of the image's longest side or more is not worth another encoding: objects of a quarter
 # of the image and more are answered as well or better from the whole (fetal heads by half a point of Dice).
 _WORTHWHILE: Final = 0.5
+# A window that shows this share is as good as the whole image where it is looked at once alone.
+NEARLY_ALL: Final = 0.75
 # By how much a second look's predicted IoU may be lower: beyond it, it has lost the object.
 _DOUBT: Final = 0.1
 Extent = tuple[float, float, float, float]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samsdk.masks import Region
 from samsdk.transforms import Window
-from samsdk.zoom import Zoom, zoom_window
+from samsdk.zoom import NEARLY_ALL, Zoom, zoom_window
 
 Extent = tuple[float, float, float, float]
 """A box, (x0, y0, x1, y1) in pixels, x1 and y1 exclusive."""
@@ -144,7 +144,7 @@ def next_window(box: Extent, last: Window | None, size: tuple[int, int], zoom: Z
         size: (height, width) of the image.
         zoom: how close; None shows all of the plane.
     """
-    best = None if zoom is None else zoom_window(box, size, zoom)
+    best = None if zoom is None else zoom_window(box, size, zoom, worthwhile=NEARLY_ALL)
     if best is None or zoom is None or last is None:
         return best
     inside = last[0] <= box[0] and last[1] <= box[1] and box[2] <= last[2] and box[3] <= last[3]
