@@ -34,7 +34,7 @@ test_loop.RunFolder.draw = lambda self: None
 test_loop.train(test_loop.Path({run!r}), batch_of=batch_of, device="cpu", **{options})
 """
 
-# The same, on a disk that is full from step 8 on: no file may grow beyond the metrics' size by more than some bytes.
+# The same, on a disk that is full from step 8 on, or from the saving of step 9: no file may grow beyond some bytes.
 FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -43,12 +43,18 @@ import test_loop, torch
 from samsdk.errors import OutputError
 torch.set_num_threads(1)
 test_loop.RunFolder.draw = lambda self: None
-run = test_loop.Path({run!r})
+run, refused, save = test_loop.Path({run!r}), {refused!r}, test_loop.TrainState.save
+def fill(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 def batch_of(number):
-    if number == 15:
-        size = (run / "metrics.jsonl").stat().st_size + {room}
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    if number == 15 and refused == "metrics.jsonl":
+        fill((run / refused).stat().st_size)
     return test_loop.batch_of(number)
+def saved(state, folder):
+    if state.progress.step == 9 and refused == "state":
+        fill(1000)
+    save(state, folder)
+test_loop.TrainState.save = saved
 try:
     test_loop.train(run, batch_of=batch_of)
 except OutputError as error:
@@ -612,10 +618,10 @@ def test_a_batch_that_cannot_be_kept_does_not_hide_why(tmp_path: Path, monkeypat
         train(tmp_path, loss_of=lambda model, *_: {"loss": model.head.weight.sum() * math.nan})
 
 
-@pytest.mark.parametrize(("room", "refused"), [(0, "metrics.jsonl"), (540, "state")])
-def test_a_full_disk_stops_the_run_and_loses_nothing(straight, tmp_path: Path, room: int, refused: str) -> None:
+@pytest.mark.parametrize("refused", ["metrics.jsonl", "state"])
+def test_a_full_disk_stops_the_run_and_loses_nothing(straight, tmp_path: Path, refused: str) -> None:
     pytest.importorskip("resource")
-    script = FULL_DISK.format(folder=str(Path(__file__).parent), run=str(tmp_path), room=room)
+    script = FULL_DISK.format(folder=str(Path(__file__).parent), run=str(tmp_path), refused=refused)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"cannot write {str(tmp_path / refused)!r}: ")
