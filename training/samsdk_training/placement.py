@@ -114,7 +114,7 @@ def warn_if_emulated(device: torch.device) -> None:
     own = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     if device.type == "cpu" and own is not None and not own():
         logger.warning(
-            "this processor has no bfloat16 of its own: steps take 10 to 20 times as long as in float32; stop and "
+            "this processor has no bfloat16 of its own: steps take about ten times as long as in float32; stop and "
             "train with --precision float32 in a new run folder instead"
         )
 
