@@ -54,6 +54,7 @@ class Plan:
 
     Attributes:
         turns: that are counted.
+        prompts: how many of one image in one request; all of these in each turn.
         starts: cold starts of each system.
         stream: images one after the other, as many of them as a system sees in a while.
         requests: of eight clients together, likewise.
@@ -62,6 +63,7 @@ class Plan:
     """
 
     turns: int
+    prompts: tuple[int, ...]
     starts: int
     stream: int
     requests: int
@@ -69,8 +71,9 @@ class Plan:
     accuracy: tuple[int, int]
 
 
-SHORT: Final = Plan(turns=3, starts=1, stream=8, requests=8, sets=6, accuracy=(1, 2))
-FULL: Final = Plan(turns=8, starts=3, stream=200, requests=100, sets=100, accuracy=(1, 3))
+# 64 prompts take half of all turns: of some peers, which decode one at a time, 10 s.
+SHORT: Final = Plan(turns=3, prompts=PROMPT_COUNTS[:-1], starts=1, stream=4, requests=8, sets=4, accuracy=(1, 2))
+FULL: Final = Plan(turns=8, prompts=PROMPT_COUNTS, starts=3, stream=200, requests=100, sets=100, accuracy=(1, 3))
 
 
 def own_systems(bundles: Mapping[str, str]) -> tuple[list[System], dict[str, str]]:
@@ -165,7 +168,7 @@ def measure(run: Run, plan: Plan, data: Path | None, folder: Path, peaks: Mappin
     """Let all systems do everything."""
     reference = reference_image()
     size = reference.shape[:2]
-    prompts = {count: box_prompts(size, count) for count in PROMPT_COUNTS}
+    prompts = {count: box_prompts(size, count) for count in plan.prompts}
     first = keep_on_disk(folder / "reference.npy", reference)
     sized = {name: keep_on_disk(folder / f"size{index}.npy", image) for index, (name, image) in enumerate(_sized(data))}
     streamed = [

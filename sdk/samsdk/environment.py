@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,6 +61,14 @@ def installation_problems() -> list[str]:
 
 def peak_memory_mb() -> float | None:
     """The largest resident memory of this process so far, in MB (1e6 bytes); None where the system does not tell."""
+    # A process starts with what its parent held in `ru_maxrss`; Linux counts `VmHWM` of the program alone.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        status = ""
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024 / 1e6
     try:
         import resource
     except ImportError:  # Windows
