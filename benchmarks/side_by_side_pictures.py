@@ -41,10 +41,12 @@ def latency_against_dice(systems: Mapping[str, Any]) -> None:
 def latency_against_prompts(systems: Mapping[str, Any]) -> None:
     """One line a system: encoding and all prompts."""
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    for name, row in systems.items():
-        ms = row["ms"]
+    # Peers, whose names have no device, are dashed.
+    for index, (name, row) in enumerate(systems.items()):
+        ms, line = row["ms"], "o-" if "," in name else "s--"
         counts = [count for count in PROMPT_COUNTS if f"decode_{count}" in ms]
-        axes.plot(counts, [ms["encode"]["p50"] + ms[f"decode_{n}"]["p50"] for n in counts], "o-", label=name)
+        times = [ms["encode"]["p50"] + ms[f"decode_{n}"]["p50"] for n in counts]
+        axes.plot(counts, times, line, color=plt.get_cmap("tab20")(index % 20), label=name)
     axes.set(xscale="log", yscale="log", xlabel="prompts on one image", ylabel="image to all masks, ms")
     axes.set_xticks(PROMPT_COUNTS, [str(count) for count in PROMPT_COUNTS])
     axes.grid(alpha=0.3)
