@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from results import ROOT, read_results
-from workloads import PROMPT_COUNTS
+from side_by_side_tables import prompt_counts
 
 DOCS = ROOT / "docs"
 
@@ -41,14 +41,14 @@ def latency_against_dice(systems: Mapping[str, Any]) -> None:
 def latency_against_prompts(systems: Mapping[str, Any]) -> None:
     """One line a system: encoding and all prompts."""
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    counts = prompt_counts(systems)
     # Peers, whose names have no device, are dashed.
     for index, (name, row) in enumerate(systems.items()):
         ms, line = row["ms"], "o-" if "," in name else "s--"
-        counts = [count for count in PROMPT_COUNTS if f"decode_{count}" in ms]
         times = [ms["encode"]["p50"] + ms[f"decode_{n}"]["p50"] for n in counts]
         axes.plot(counts, times, line, color=plt.get_cmap("tab20")(index % 20), label=name)
     axes.set(xscale="log", yscale="log", xlabel="prompts on one image", ylabel="image to all masks, ms")
-    axes.set_xticks(PROMPT_COUNTS, [str(count) for count in PROMPT_COUNTS])
+    axes.set_xticks(counts, [str(count) for count in counts])
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, DOCS / "benchmarks-prompts.png")

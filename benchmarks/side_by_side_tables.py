@@ -68,9 +68,14 @@ def conditions(result: Mapping[str, Any]) -> str:
     )
 
 
-def _stages(systems: Mapping[str, Any]) -> str:
+def prompt_counts(systems: Mapping[str, Any]) -> list[int]:
+    """How many prompts an image were timed; the same of all systems of a run."""
     timed = next(iter(systems.values()))["ms"]
-    counts = [int(stage.removeprefix("decode_")) for stage in timed if stage.startswith("decode_")]
+    return [int(stage.removeprefix("decode_")) for stage in timed if stage.startswith("decode_")]
+
+
+def _stages(systems: Mapping[str, Any]) -> str:
+    counts = prompt_counts(systems)
     rows = [
         "### Stages",
         "",

@@ -224,7 +224,8 @@ def read_masks(path: Path) -> NDArray[np.bool_]:
 
 def peak_memory_mb() -> float | None:
     """The largest resident memory of this process so far, in MB (1e6 bytes); None where the system does not tell."""
-    # A process starts with what its parent held in `ru_maxrss`; Linux counts `VmHWM` of the program alone.
+    # As `samsdk.environment`'s, which peers' environments do not have: a process starts with what its parent held in
+    # `ru_maxrss`; Linux counts `VmHWM` of the program alone.
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
